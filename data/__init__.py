@@ -1,0 +1,1 @@
+"""Where pixels come from and what is done to them."""

@@ -1,0 +1,1 @@
+"""How a run is judged: clustering scores, kNN, assignments. The only reader of ground truth."""

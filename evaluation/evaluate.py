@@ -1,0 +1,52 @@
+"""All scores of a run, with their protocol: a table, evaluation.json and assignments.csv. Trains nothing."""
+
+import sys
+from typing import Any
+
+from evaluation.knn import score_knn
+from evaluation.pixel_baseline import cluster_pixels
+from evaluation.predict import write_assignments
+from evaluation.scores import cluster_sizes, external_scores, scored_state, table
+from training.build import Run
+from utils import distributed
+from utils.files import write_json
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """The scores of the run's present state; rank 0 prints them and writes the two files. Collective.
+
+    Nothing of the run changes: neither weights, nor its state, nor its checkpoints. A run without a directory
+    (`run.debug`) writes nothing. Returned on every rank: what evaluation.json holds.
+    """
+    state = scored_state(run, run.state, run.clock)
+    assert state.labels is not None
+    truth = run.source.read_truth(None)
+    n_clusters, seed = run.method.n_clusters, run.settings.run.seed
+    scores, baseline = None, None
+    if truth is not None:
+        scores = external_scores(state.labels, truth)
+        labels, features = cluster_pixels(run, n_clusters)
+        baseline = {"name": "KMeans", "features": features, "scores": external_scores(labels, truth)}
+    result = {
+        "data": run.source.name,
+        "protocol": run.source.protocol,
+        "rows": run.source.n_rows,
+        "method": run.settings.method.name,
+        "features": run.method.embed_name,
+        "n_clusters": n_clusters,
+        "epoch": run.clock.epoch,
+        "finished": run.clock.finished,
+        "seed": seed,
+        "command": " ".join(sys.argv),
+        "scores": scores,
+        "baseline": baseline,
+        "knn": score_knn(run),
+        "clusters": cluster_sizes(state.labels, n_clusters),
+    }
+    if run.directory is not None:
+        write_assignments(run, state, run.directory.path / "assignments.csv")
+        if distributed.is_main():
+            write_json(run.directory.path / "evaluation.json", result)
+    if distributed.is_main():
+        print(table(result), flush=True)
+    return result

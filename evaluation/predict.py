@@ -1,0 +1,78 @@
+"""Which image is in which cluster, how surely, and which cluster comes next: assignments.csv."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.state import ClusterState
+from training.build import Run
+from training.embed import map_rows
+from utils import distributed
+from utils.files import write_text
+
+COLUMNS = ("row", "path", "cluster", "confidence", "distance", "runner_up")
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """What assignments.csv tells of all N rows, on the CPU.
+
+    cluster (N,) int64; confidence (N,) float64: the probability of that cluster; distance (N,) float64: Euclidean, of
+    the L2-normalised embedding from the cluster's centre, NaN where clusters have no centres; runner_up (N,) int64: the
+    most probable of the other clusters, -1 where there is no other.
+    """
+
+    cluster: Tensor
+    confidence: Tensor
+    distance: Tensor
+    runner_up: Tensor
+
+
+def assign_rows(run: Run, state: ClusterState) -> Assignments:
+    """Every row's place in the clusters of `state`, which has labels of all rows; equal on every rank. Collective.
+
+    Each rank embeds its own rows; four numbers a row travel.
+    """
+    assert state.labels is not None
+    method, rows = run.method, run.store.shard(distributed.rank(), distributed.world())
+    precision = run.settings.optim.precision
+
+    def probabilities_of(images: Tensor) -> Tensor:
+        return method.assign(images, state)
+
+    probabilities = map_rows(probabilities_of, method, run.store, run.views, rows, precision).double()  # (n, K)
+    labels = state.labels[rows.to(state.labels.device)].to(probabilities.device)  # (n,)
+    own = labels[:, None] == torch.arange(probabilities.shape[1], device=labels.device)  # (n, K)
+    others = probabilities.masked_fill(own, -1)
+    runner_up = others.argmax(1) if probabilities.shape[1] > 1 else torch.full_like(labels, -1)
+    distance = torch.full_like(labels, torch.nan, dtype=torch.float64)
+    if state.centers is not None:
+        features = map_rows(method.embed, method, run.store, run.views, rows, precision).double()  # (n, D)
+        distance = (F.normalize(features, dim=1) - state.centers.double()[labels]).norm(dim=1)
+    numbers = torch.stack([(probabilities * own).sum(1), distance], 1)  # (n, 2)
+    numbers, clusters = distributed.gather_rows(numbers), distributed.gather_rows(torch.stack([labels, runner_up], 1))
+    return Assignments(clusters[:, 0].cpu(), numbers[:, 0].cpu(), numbers[:, 1].cpu(), clusters[:, 1].cpu())
+
+
+def write_assignments(run: Run, state: ClusterState, path: Path) -> None:
+    """Write `path`: a line a row with its image, cluster, confidence, distance, runner-up. Rank 0 writes. Collective.
+
+    An empty field: no centre to be distant from, or no second cluster.
+    """
+    found = assign_rows(run, state)
+    if not distributed.is_main():
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    columns = (found.cluster.tolist(), found.confidence.tolist(), found.distance.tolist(), found.runner_up.tolist())
+    for row, (cluster, confidence, distance, runner_up) in enumerate(zip(*columns, strict=True)):
+        far = "" if distance != distance else f"{distance:.6f}"
+        second = "" if runner_up < 0 else runner_up
+        writer.writerow((row, run.source.path(row), cluster, f"{confidence:.6f}", far, second))
+    write_text(path, text.getvalue())

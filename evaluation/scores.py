@@ -1,0 +1,82 @@
+"""External scores of clusters: the only numbers here that need ground truth, and the table that shows them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.parts.centers import cluster
+from models.state import ClusterState
+from torch_clustering import adjusted_rand, clustering_accuracy, normalized_mutual_info
+from training.build import Run
+from training.embed import embed_shard
+from utils.clock import Clock
+
+
+def external_scores(labels: Tensor, truth: Tensor) -> dict[str, float]:
+    """ACC (Hungarian, also when K differs from the classes), NMI (arithmetic) and ARI of labels against truth.
+
+    labels (N,), truth (N,) int64; rows of unknown truth (-1) are left out.
+    """
+    labels, truth = labels.cpu(), truth.cpu()
+    return {
+        "acc": float(clustering_accuracy(truth, labels)),
+        "nmi": float(normalized_mutual_info(truth, labels)),
+        "ari": float(adjusted_rand(truth, labels)),
+    }
+
+
+def cluster_sizes(labels: Tensor, n_clusters: int) -> dict[str, int]:
+    """How many of K clusters have a row, and the sizes of the smallest of all K and of the largest."""
+    sizes = torch.bincount(labels[labels >= 0], minlength=n_clusters)
+    return {"used": int((sizes > 0).sum()), "smallest": int(sizes.min()), "largest": int(sizes.max())}
+
+
+def epoch_scores(run: Run, state: ClusterState | None, clock: Clock) -> dict[str, float]:
+    """ACC, NMI and ARI between epochs; empty where the source has no ground truth. Collective: equal on all ranks."""
+    truth = run.source.read_truth(None)
+    if truth is None:
+        return {}
+    labels = scored_state(run, state, clock).labels
+    assert labels is not None
+    return external_scores(labels, truth)
+
+
+def scored_state(run: Run, state: ClusterState | None, clock: Clock) -> ClusterState:
+    """The state itself; where there is none yet (a warm-up), clusters of the present features that training never sees.
+
+    Collective.
+    """
+    if state is not None and state.labels is not None:
+        return state
+    method, settings = run.method, run.settings
+    shard = embed_shard(method, run.store, run.views, clock, seed=settings.run.seed, precision=settings.optim.precision)
+    return cluster(shard, method.estep, method.n_clusters, method.estep.n_init)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `evaluate` as lines for a terminal: every number with its protocol beside it."""
+    lines = [
+        f"{result['data']}: {result['protocol']}; K = {result['n_clusters']}, epoch {result['epoch']:g}"
+        f"{'' if result['finished'] else ' (not finished)'}, seed {result['seed']}"
+    ]
+    if result["scores"] is None:
+        lines.append("no ground truth: clusters are not scored")
+    else:
+        rows = [(result["method"], result["features"], result["scores"])]
+        rows.append((result["baseline"]["name"], result["baseline"]["features"], result["baseline"]["scores"]))
+        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        lines.append(f"{'':{wide[0]}}  {'features':{wide[1]}}     ACC     NMI     ARI")
+        for name, features, scores in rows:
+            numbers = "".join(f"{scores[key]:8.4f}" for key in ("acc", "nmi", "ari"))
+            lines.append(f"{name:{wide[0]}}  {features:{wide[1]}}{numbers}")
+    if result["knn"] is not None:
+        knn = result["knn"]
+        lines.append(
+            f"kNN accuracy {knn['accuracy']:.4f}: {knn['features']}, {knn['protocol']}, "
+            f"k = {knn['neighbors']}, temperature {knn['temperature']:g}"
+        )
+    sizes = result["clusters"]
+    used = f"{sizes['used']} of {result['n_clusters']} clusters used"
+    lines.append(f"{used}, {sizes['smallest']:,} to {sizes['largest']:,} images each")
+    return "\n".join(lines)

@@ -1,0 +1,263 @@
+"""Words in, a run out: `torchrun --nproc_per_node=2 main.py config/digits_propos.yml run.seed=1`.
+
+Words are parsed before torch is imported. Errors of the user cost one line and exit code 2.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from training.build import Run
+    from training.log import Log
+    from training.run_dir import RunDirectory
+    from training.settings import Settings
+    from utils.config import Composed
+
+RESUMABLE = ("log.", "eval.", "run.max_steps", "run.checkpoint_minutes", "run.timeout_seconds", "run.resume", "data.root")
+EXAMPLES = """examples:
+  python main.py config/digits_propos.yml                          one process
+  torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
+  python main.py config/own_images.yml data.root=FOLDER estep.n_clusters=8
+  python main.py resume runs/NAME                                  go on where a run stopped
+  python main.py evaluate runs/NAME                                scores and assignments.csv again
+"""
+
+
+def main(words: list[str]) -> int:
+    """Run the command that `words` name; returns the exit code."""
+    die_with_launcher()
+    located: Callable[[UserError], str] = str
+    try:
+        command, arguments = parse(words)
+        if command in ("train", "views", "resume"):
+            composed = compose_words(command, arguments)
+            located = composed.locate
+            return COMMANDS[command](arguments, composed)
+        return COMMANDS[command](arguments)
+    except UserError as error:
+        return report(located(error))
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
+    """(command, its arguments). No command and a .yml file first means train. Raises UserError for an unknown command."""
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        if not words[0].endswith((".yml", ".yaml")) and "=" not in words[0]:
+            raise UserError(words[0], "neither a command nor a .yml file" + did_you_mean(words[0], COMMANDS))
+        words = ["train", *words]
+    parser = argparse.ArgumentParser(
+        prog="main.py", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Deep image clustering and self-supervised pretraining: EM over all images, on any number of ranks.",
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", metavar="CONFIG.yml | COMMAND", required=True)
+    train = commands.add_parser("train", help="train as CONFIG.yml says (the word train may be left out)")
+    train.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
+    resume = commands.add_parser("resume", help="go on where a run stopped, on any number of ranks")
+    resume.add_argument("run", type=Path, metavar="RUN")
+    resume.add_argument("words", nargs="*", metavar="section.key=value")
+    evaluate = commands.add_parser("evaluate", help="clustering scores, kNN and assignments.csv of a run; trains nothing")
+    evaluate.add_argument("run", type=Path, metavar="RUN")
+    views = commands.add_parser("views", help="a PNG of what the model sees")
+    views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
+    views.add_argument("--out", type=Path, default=Path("views.png"), help="where to write it (default: %(default)s)")
+    commands.add_parser("list", help="methods, data sets, encoders and configs that exist")
+    commands.add_parser("doctor", help="what this machine can do")
+    arguments = parser.parse_args(words)
+    return arguments.command, arguments
+
+
+def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
+    """The files and overrides of a command line, composed; prints the fate of an earlier flat config's keys."""
+    from utils.config import compose
+
+    if command == "resume":
+        from training.run_dir import find_run
+
+        files, overrides = [find_run(arguments.run).config], arguments.words
+        for word in overrides:
+            if not word.startswith(RESUMABLE):
+                raise UserError(word.partition("=")[0], "a resumed run keeps it", "start a new run to change it")
+    else:
+        files = [Path(word) for word in arguments.words if word.endswith((".yml", ".yaml")) and "=" not in word]
+        overrides = [word for word in arguments.words if Path(word) not in files]
+        if not files:
+            raise UserError("CONFIG.yml", "no config file given", "for instance config/digits_propos.yml")
+    composed = compose(files, overrides)
+    if composed.fates and os.environ.get("RANK", "0") == "0":
+        print("flat config of the earlier ProPos repository, key by key:")
+        print("\n".join(f"  {line}" for line in composed.fates))
+    return composed
+
+
+def train(arguments: argparse.Namespace, composed: "Composed") -> int:
+    """Train a new run, or go on with run.name where run.resume=auto says so."""
+    from training.run_dir import RunDirectory
+
+    settings = load(composed)
+    run = settings.run
+    existing = RunDirectory(run.folder / run.name) if run.resume == "auto" and run.name is not None else None
+    if existing is not None and not existing.config.is_file():
+        existing = None
+    return work(settings, composed.name, existing)
+
+
+def resume(arguments: argparse.Namespace, composed: "Composed") -> int:
+    """Go on with a run from its newest good checkpoint."""
+    from training.run_dir import find_run
+
+    return work(load(composed), composed.name, find_run(arguments.run))
+
+
+def load(composed: "Composed") -> "Settings":
+    """The settings for as many ranks as were launched."""
+    from training.settings import load_settings
+    from utils.distributed import launched_world
+
+    return load_settings(composed, launched_world())
+
+
+def work(settings: "Settings", config_name: str, existing: "RunDirectory | None") -> int:
+    """Build, train to the end, evaluate. Collective."""
+    from training.build import build_run, resume_run, start
+    from training.log import Log
+    from training.run_dir import create_run
+
+    run = build_run(settings, start(settings))
+    if existing is not None:
+        resume_run(run, existing)
+    elif not settings.run.debug:
+        run.directory = create_run(settings.run.folder, settings.run.name, config_name, settings.to_yaml())
+    try:
+        with Log(settings.log, run.directory.path if run.directory else None, run.facts()) as log:
+            log.say(run.introduction())
+            run_epochs(run, log)
+    except Exception as error:
+        if run.directory is not None:
+            run.directory.set_status("failed", run.clock.step, error=str(error))
+        raise
+    return 0
+
+
+def run_epochs(run: "Run", log: "Log") -> None:
+    """Train to the end, with scores between epochs where asked and after the last. Collective."""
+    from evaluation.evaluate import evaluate
+    from evaluation.scores import epoch_scores
+    from training.loop import train as epochs
+
+    every = run.settings.eval.every_epochs
+    for epoch in epochs(run, log):
+        if every is not None and not epoch.clock.finished and epoch.clock.whole_epochs % every == 0:
+            scores = epoch_scores(run, epoch.state, epoch.clock)
+            log.metrics("eval", epoch.clock.step, epoch.clock.epoch, scores)
+            log.say("           " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    evaluate(run)
+    if run.directory is not None:
+        run.directory.set_status("completed", run.clock.step)
+        log.say(f"run directory: {run.directory.path}\nnext: open {run.directory.path}/assignments.csv, or")
+        log.say(f"  python main.py evaluate {run.directory.path}      the scores again")
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Score a run as it stands; trains nothing."""
+    from evaluation.evaluate import evaluate as evaluate_run
+    from training.build import open_run, start
+    from training.log import Log
+    from utils.config import compose
+    from training.run_dir import find_run
+
+    directory = find_run(arguments.run)
+    settings = load(compose([directory.config]))
+    run = open_run(settings, directory, start(settings))
+    evaluate_run(run)
+    return 0
+
+
+def views(arguments: argparse.Namespace, composed: "Composed") -> int:
+    """Write a PNG of images beside their views."""
+    import torch
+
+    from data.contact_sheet import contact_sheet
+    from data.store import open_source
+    from data.views import Views
+
+    settings = load(composed)
+    source = open_source(settings.data)
+    images = source.read(torch.arange(min(16, source.n_rows)))
+    seen = Views(settings.views, source.image_shape, source.mean, source.std)
+    contact_sheet(images, seen, len(images), seed=settings.run.seed).save(arguments.out)
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+def list_everything(arguments: argparse.Namespace) -> int:
+    """Print what a config can name."""
+    from data.sources import SOURCES
+    from models import METHODS
+    from models.parts.encoders import ENCODERS
+
+    print("methods   ", " ".join(METHODS))
+    print("data sets ", " ".join(SOURCES))
+    print("encoders  ", " ".join(ENCODERS), "timm:NAME")
+    print("configs   ", " ".join(sorted(str(path) for path in Path("config").glob("*.yml"))))
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print what this machine can do."""
+    from utils.doctor import doctor_lines
+
+    print("\n".join(doctor_lines()))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "views": views,
+    "list": list_everything,
+    "doctor": doctor,
+}
+
+
+def report(line: str) -> int:
+    """Print a user's error once: rank 0 speaks, the others wait to be ended, 10 s at most. Returns exit code 2."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(10)
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    return 2
+
+
+def die_with_launcher() -> None:
+    """On Linux a rank ends when its launcher does: a killed torchrun leaves no orphans. Before torch starts threads."""
+    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1:
+            os._exit(1)
+
+
+def leave(code: int) -> None:
+    """End the process; with a process group in the one order that does not abort."""
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    from utils.distributed import shutdown
+
+    shutdown(code)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

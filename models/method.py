@@ -1,0 +1,106 @@
+"""The contract of a method: one `nn.Module` that builds, computes its loss, and updates what is not learnt by gradient."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data.batch import Batch
+from models.parts.centers import EStepConfig, cluster, memberships
+from models.state import ClusterState, FeatureShard
+from utils.clock import Clock
+from utils.config import Section
+
+
+class MethodConfig(Section):
+    """What every method's section has."""
+
+    name: str = Field(description="the method")
+    bn_groups: int = Field(1, ge=1, description="BatchNorm statistics over this many groups of the global batch")
+    views_in_one_forward: bool = Field(False, description="both views through the network at once: statistics over both")
+    warmup_epochs: int = Field(0, ge=0, description="epochs before the method uses cluster labels")
+
+
+class Method(nn.Module, ABC):
+    """A self-supervised method. A new one is one file, one line in `METHODS` and one config.
+
+    Args of every method: encoder (B, C, H, W) to (B, feature_dim); its own config section; the E-step's section; K.
+    """
+
+    Config: ClassVar[type[MethodConfig]]
+    input: ClassVar[str] = "images"
+    phases: ClassVar[tuple[str, ...]] = ("train",)
+    own_e_step_every: ClassVar[int | None] = None  # epochs between the E-steps that its loss needs; None: it needs none
+    embed_name: ClassVar[str] = "projection"
+    encode_name: ClassVar[str] = "encoder"
+
+    def __init__(self, estep: EStepConfig, n_clusters: int) -> None:
+        super().__init__()
+        self.estep, self.n_clusters = estep, n_clusters
+
+    def forward(self, batch: Batch, state: ClusterState | None, clock: Clock) -> dict[str, Tensor]:
+        """`loss`, under the name that DistributedDataParallel calls."""
+        return self.loss(batch, state, clock)
+
+    @abstractmethod
+    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> dict[str, Tensor]:
+        """`{"loss": scalar, parts to log..., "carry": {name: detached tensor}}`; the mean over ranks is the global loss. Collective."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, D) what the E-step clusters, in eval mode."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, feature_dim) encoder output: kNN, linear probe, export."""
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Learnable parameters by part; the part "predictor" has its own learning rate."""
+
+    @property
+    def first_e_step_epoch(self) -> int | None:
+        """The epoch (from 0) before which the first E-step stands; None: never. Only where the config or the loss asks for one."""
+        if self.own_e_step_every is None:
+            return None if self.estep.every_epochs is None else 0
+        return 0
+
+    @property
+    def resample(self) -> bool:
+        """Whether rows are drawn so that every cluster is equally likely."""
+        return False
+
+    def before_optimizer(self, clock: Clock) -> None:
+        """After backward and all-reduce, before clipping: may set `.grad = None`."""
+
+    def after_step(self, carry: dict[str, Tensor], clock: Clock) -> None:
+        """EMA, queues, banks: once per optimiser step, no gradient; `clock` is that of the step. Collective."""
+
+    def partners(self, rows: Tensor, state: ClusterState | None, clock: Clock) -> Tensor | None:
+        """(B, m) rows whose images are added after the own views, one view each; None: no such rows."""
+        return None
+
+    def e_step(self, shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:
+        """The clusters of all ranks' rows. The last E-step of a run has `estep.final_n_init` restarts. Collective."""
+        n_init = self.estep.final_n_init if clock.finished else self.estep.n_init
+        return cluster(shard, self.estep, self.n_clusters, n_init)
+
+    def assign(self, images: Tensor, state: ClusterState) -> Tensor:
+        """(B, K) cluster probabilities; argmax over the final state equals its labels."""
+        return memberships(self.embed(images), state, self.estep)
+
+
+def forward_views(network: nn.Module, views: list[Tensor], joint: bool) -> list[Tensor]:
+    """`network` on each view, or on all in one forward, interleaved so that a BatchNorm group stays one block.
+
+    views: each (B, ...). Position p's views stand side by side in the joint forward, view fastest.
+    """
+    if not joint:
+        return [network(view) for view in views]
+    if views[0].ndim == 4:  # stacked in channels_last memory, so that the joint batch is channels_last without a copy
+        stacked = torch.stack([view.permute(0, 2, 3, 1) for view in views], 1).flatten(0, 1).permute(0, 3, 1, 2)
+    else:
+        stacked = torch.stack(views, 1).flatten(0, 1)
+    return list(network(stacked).unflatten(0, (-1, len(views))).unbind(1))

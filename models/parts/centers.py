@@ -1,0 +1,78 @@
+"""The default E-step: KMeans or a Gaussian mixture over all ranks' features, and what it makes of an image."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from models.state import ClusterState, FeatureShard
+from torch_clustering import GaussianMixture, KMeans
+from utils import distributed
+from utils.config import Section
+
+SPHERICAL_TEMPERATURE = 0.1
+
+
+class EStepConfig(Section):
+    """How the features of all images are clustered between epochs."""
+
+    algorithm: Literal["kmeans", "gmm"] = Field("kmeans", description="kmeans: hard labels; gmm: responsibilities too")
+    metric: Literal["spherical", "euclidean"] = Field(
+        "spherical", description="kmeans on the sphere, or by squared distance"
+    )
+    covariance: Literal["full", "tied", "diag", "spherical"] = Field("diag", description="covariances of gmm")
+    n_clusters: int | None = Field(None, ge=1, description="K; null: the number of classes of the data set")
+    every_epochs: int | None = Field(None, ge=1, description="epochs from one E-step to the next; null: the method's own")
+    n_init: int = Field(3, ge=1, description="restarts of an E-step, in all (not per rank)")
+    final_n_init: int = Field(10, ge=1, description="restarts of the last E-step, which is scored and saved")
+    max_iter: int = Field(300, ge=1, description="passes of KMeans or EM")
+    tol: float = Field(1e-4, ge=0, description="scikit-learn's tolerance")
+
+
+def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: int) -> ClusterState:
+    """Cluster the L2-normalised rows of all ranks; the state is equal on every rank. Collective.
+
+    Only statistics (K x D), labels (N,) and, for gmm, responsibilities (N, K) travel.
+    """
+    features = F.normalize(shard.features, dim=1)  # (n, D)
+    options = {"max_iter": config.max_iter, "tol": config.tol, "n_init": n_init}
+    group = distributed.everyone()
+    if config.algorithm == "gmm":
+        mixture = GaussianMixture(
+            n_clusters, covariance_type=config.covariance, random_state=shard.seed, group=group, **options
+        ).fit(features)
+        responsibilities = distributed.gather_rows(mixture.predict_proba(features))  # (N, K) float64
+        return ClusterState(
+            labels=responsibilities.argmax(1),
+            centers=mixture.means_,
+            responsibilities=responsibilities,
+            extra={"weights": mixture.weights_, "covariances": mixture.covariances_},
+        )
+    metric = "cosine" if config.metric == "spherical" else "euclidean"
+    kmeans = KMeans(n_clusters, metric=metric, random_state=shard.seed, group=group, **options).fit(features)
+    spread = torch.tensor(kmeans.inertia_ / shard.n_rows, dtype=features.dtype, device=features.device)
+    return ClusterState(
+        labels=distributed.gather_rows(kmeans.labels_), centers=kmeans.cluster_centers_, extra={"spread": spread}
+    )
+
+
+def memberships(features: Tensor, state: ClusterState, config: EStepConfig) -> Tensor:
+    """(B, K) probabilities of the clusters of `state`; argmax is the cluster that the E-step gives the same features.
+
+    softmax(cos / 0.1) on the sphere, softmax(-d² / (2 mean own d²)) for Euclidean KMeans, the posterior for gmm.
+    """
+    assert state.centers is not None
+    features = F.normalize(features, dim=1)
+    if config.algorithm == "gmm":
+        mixture = GaussianMixture(len(state.centers), covariance_type=config.covariance)
+        mixture.weights_, mixture.means_ = state.extra["weights"], state.centers
+        mixture.covariances_ = state.extra["covariances"]
+        return mixture.predict_proba(features)
+    centers = state.centers.to(features.dtype)
+    if config.metric == "spherical":
+        return torch.softmax(features @ centers.T / SPHERICAL_TEMPERATURE, dim=1)
+    # differences first: a² + b² - 2ab cancels where features lie close together
+    squared = torch.cdist(features, centers, compute_mode="donot_use_mm_for_euclid_dist") ** 2
+    return torch.softmax(-squared / (2 * state.extra["spread"].clamp_min(torch.finfo(features.dtype).tiny)), dim=1)

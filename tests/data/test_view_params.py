@@ -1,0 +1,142 @@
+"""Parameters of view operations from uniform numbers: against loops that read like torchvision's, and its own draws."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from data import view_ops, view_params
+from utils import compat
+
+RATIO = (3 / 4, 4 / 3)
+
+
+def uniform(n: int) -> dict[str, Tensor]:
+    widths = view_params.NUMBERS
+    drawn = torch.rand(n, sum(widths.values()), dtype=torch.float64)
+    return dict(zip(widths, drawn.split(list(widths.values()), 1), strict=True))
+
+
+def box_by_loop(
+    numbers: dict[str, Tensor], row: int, height: int, width: int, scale: tuple[float, float]
+) -> tuple[int, ...]:
+    for attempt in range(10):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * numbers["area"][row, attempt].item())
+        low, high = math.log(RATIO[0]), math.log(RATIO[1])
+        ratio = math.exp(low + (high - low) * numbers["ratio"][row, attempt].item())
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = math.floor(numbers["corner"][row, 0].item() * (height - h + 1))
+            return top, math.floor(numbers["corner"][row, 1].item() * (width - w + 1)), h, w
+    return view_params.fallback_box(height, width, RATIO)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(32, 32, (0.08, 1.0)), (17, 29, (0.9, 1.0)), (10, 100, (0.9, 1.0))]
+)
+def test_crop_boxes_equal_ten_tries_in_a_loop(height: int, width: int, scale: tuple[float, float]) -> None:
+    numbers = uniform(211)
+    boxes = view_params.crop_boxes(numbers, height, width, scale=scale, ratio=RATIO)
+    expected = [box_by_loop(numbers, row, height, width, scale) for row in range(211)]
+    assert boxes.tolist() == [list(map(float, box)) for box in expected]
+
+
+def test_crop_boxes_are_distributed_as_torchvisions() -> None:
+    compat.prepare_torchvision()
+    from torchvision.transforms import RandomResizedCrop
+
+    n, scale = 5000, (0.85, 1.0)  # tries often fail here: square crops of nearly the whole image
+    ours = view_params.crop_boxes(uniform(n), 31, 31, scale=scale, ratio=RATIO)
+    image = torch.empty(1, 31, 31)
+    theirs = torch.tensor([RandomResizedCrop.get_params(image, list(scale), list(RATIO)) for _ in range(n)])
+    whole = torch.tensor([0, 0, 31, 31])
+    gap = (ours == whole).all(1).double().mean() - (theirs == whole).all(1).double().mean()
+    assert gap.abs() < 0.02  # 4 standard errors
+    error = (ours.var(0) / n + theirs.double().var(0) / n).sqrt()
+    assert ((ours.mean(0) - theirs.double().mean(0)).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    [(10, 100, (0, 43, 10, 13)), (100, 10, (43, 0, 13, 10)), (96, 96, (0, 0, 96, 96))],
+)
+def test_fallback_boxes_are_torchvisions(height: int, width: int, box: tuple[int, ...]) -> None:
+    assert view_params.fallback_box(height, width, RATIO) == box
+
+
+def test_jitter_factors_fill_their_ranges_and_are_never_negative() -> None:
+    corners = torch.stack([torch.zeros(4), torch.ones(4)]).double()
+    factors = view_params.jitter_factors(corners, (0.4, 1.5, 0.2, 0.1))
+    torch.testing.assert_close(factors, torch.tensor([[0.6, 0, 0.8, -0.1], [1.4, 2.5, 1.2, 0.1]]).double())
+
+
+def mix(images: Tensor, **chosen: float) -> Tensor:
+    values = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, **chosen}
+    n, gray = len(images), bool(values.pop("gray", 0))
+    factors = torch.tensor(list(values.values()), dtype=torch.float64).expand(n, 4)
+    always, never = torch.ones(n, dtype=torch.bool), torch.full((n,), gray)
+    return view_ops.mix_channels(images, view_params.color_mixing(images.shape[1], always, factors, never))
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.4])
+def test_the_color_matrix_of_one_operation_is_that_operation(name: str, factor: float) -> None:
+    images = torch.rand(5, 3, 11, 7, dtype=torch.float64)
+    exact = getattr(view_ops, f"adjust_{name}")(images, torch.full((5,), factor, dtype=torch.float64))
+    # 0.299 R of YIQ against torchvision's 0.2989 R
+    torch.testing.assert_close(mix(images, **{name: factor}), exact, atol=2e-4, rtol=0)
+
+
+def test_the_color_matrix_of_grey_is_grey_whatever_the_hue() -> None:
+    images = torch.rand(5, 3, 11, 7, dtype=torch.float64)
+    torch.testing.assert_close(mix(images, gray=1, hue=0.3), view_ops.grayscale(images), atol=2e-4, rtol=0)
+
+
+def test_the_color_matrix_equals_the_unclamped_operations_in_any_order() -> None:
+    images = 0.4 + 0.1 * torch.rand(1, 3, 11, 7, dtype=torch.float64)  # far from 0 and 1: no clamp acts
+    values = {"brightness": 1.2, "contrast": 0.7, "saturation": 1.3, "hue": 0.05}
+    together = mix(images, **values)
+    for order in (("brightness", "contrast", "saturation", "hue"), ("hue", "contrast", "brightness", "saturation")):
+        step_by_step = images
+        for name in order:
+            step_by_step = mix(step_by_step, **{name: values[name]})
+        torch.testing.assert_close(together, step_by_step, atol=1e-12, rtol=0)
+
+
+def test_the_yiq_hue_keeps_the_luma_and_turns_red_towards_green_as_hsv_does() -> None:
+    red = torch.tensor([0.6, 0.3, 0.3]).double().view(1, 3, 1, 1)
+    turned, exact = mix(red, hue=0.1), view_ops.adjust_hue(red, torch.tensor([0.1]).double())
+    assert turned[0, 1] > turned[0, 2]
+    assert exact[0, 1] > exact[0, 2]
+    luma = torch.tensor([0.299, 0.587, 0.114]).double()
+    assert luma @ turned.flatten() == pytest.approx(float(luma @ red.flatten()))
+
+
+def test_unchosen_images_are_not_jittered_but_may_be_grey() -> None:
+    images, factors = torch.rand(2, 3, 5, 7, dtype=torch.float64), torch.tensor([[0.5, 0.5, 0.5, 0.2]] * 2).double()
+    nobody, gray = torch.zeros(2, dtype=torch.bool), torch.tensor([False, True])
+    mixed = view_ops.mix_channels(images, view_params.color_mixing(3, nobody, factors, gray))
+    torch.testing.assert_close(mixed[0], images[0])
+    torch.testing.assert_close(mixed[1:], view_ops.grayscale(images[1:]), atol=2e-4, rtol=0)
+
+
+def test_one_channel_takes_brightness_and_contrast_and_has_no_color() -> None:
+    images = torch.rand(3, 1, 5, 7, dtype=torch.float64)
+    dimmed = mix(images, brightness=0.5, contrast=0.5, saturation=0.1, hue=0.3, gray=1)
+    torch.testing.assert_close(dimmed, 0.25 * images + 0.25 * images.mean((2, 3), keepdim=True))
+
+
+def test_affine_matrices_multiply_rotation_shear_and_inverse_magnification() -> None:
+    numbers = torch.rand(5, 6, dtype=torch.float64)
+    limits = {"rotation": 15.0, "scale": (0.8, 1.2), "aspect": 0.1, "shear": 0.2, "translation": 0.1}
+    matrices = view_params.affine_matrices(numbers, **limits)
+    for row, got in zip(numbers.tolist(), matrices, strict=True):
+        signed = [2 * number - 1 for number in row]
+        angle, stretch, shear = math.radians(15 * signed[0]), 0.1 * signed[2], 0.2 * signed[3]
+        size = math.exp(math.log(0.8) + row[1] * math.log(1.2 / 0.8))
+        rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+        slant = torch.tensor([[1, shear], [0, 1]]).double()
+        shrink = torch.tensor([[1 / (size * math.exp(stretch)), 0], [0, 1 / (size / math.exp(stretch))]]).double()
+        shift = 0.1 * torch.tensor([[signed[4]], [signed[5]]]).double()
+        torch.testing.assert_close(got, torch.cat([rotation @ slant @ shrink, shift], 1))

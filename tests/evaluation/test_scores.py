@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from evaluation.scores import cluster_sizes, epoch_scores, external_scores, scored_state, table
+from models.state import ClusterState
+from tests.evaluation.fakes import fake_run
+
+
+def test_renamed_clusters_score_one() -> None:
+    truth = torch.arange(23) % 3
+    assert external_scores((truth + 1) % 3 + 4, truth) == pytest.approx({"acc": 1.0, "nmi": 1.0, "ari": 1.0})
+
+
+def test_surplus_clusters_and_missing_classes_count_as_errors() -> None:
+    truth = torch.tensor([0, 0, 0, 0, 1, 1])
+    assert external_scores(torch.tensor([0, 0, 1, 2, 3, 3]), truth)["acc"] == pytest.approx(4 / 6)
+    assert external_scores(torch.zeros(6, dtype=torch.int64), truth)["acc"] == pytest.approx(4 / 6)
+
+
+def test_rows_of_unknown_truth_are_left_out() -> None:
+    truth = torch.tensor([0, 0, -1, 1, -1, 1])
+    assert external_scores(torch.tensor([2, 2, 0, 0, 1, 0]), truth)["acc"] == 1.0
+
+
+def test_sizes_count_empty_clusters() -> None:
+    labels = torch.tensor([0, 0, 3, 3, 3, -1])
+    assert cluster_sizes(labels, 5) == {"used": 2, "smallest": 0, "largest": 3}
+
+
+def test_an_epochs_own_state_is_scored() -> None:
+    run = fake_run()
+    wrong = ClusterState(labels=torch.zeros(101, dtype=torch.int64))
+    assert epoch_scores(run, wrong, run.clock)["acc"] == pytest.approx(26 / 101)
+
+
+def test_a_warmup_without_state_is_scored_by_its_present_features() -> None:
+    run = fake_run()
+    assert epoch_scores(run, None, run.clock)["acc"] == 1.0
+    assert run.state is None
+
+
+def test_no_ground_truth_gives_no_scores() -> None:
+    run = fake_run(labelled=False)
+    assert epoch_scores(run, None, run.clock) == {}
+
+
+def test_a_state_is_made_only_where_there_is_none() -> None:
+    run = fake_run()
+    state = scored_state(run, None, run.clock)
+    assert scored_state(run, state, run.clock) is state
+
+
+RESULT = {
+    "data": "digits",
+    "protocol": "train+test, 1,797 rows",
+    "method": "propos",
+    "features": "target projection",
+    "n_clusters": 10,
+    "epoch": 100.0,
+    "finished": True,
+    "seed": 3,
+    "scores": {"acc": 0.97, "nmi": 0.9312, "ari": 0.9},
+    "baseline": {"name": "KMeans", "features": "pixels", "scores": {"acc": 0.793, "nmi": 0.742, "ari": 0.668}},
+    "knn": {
+        "accuracy": 0.985,
+        "features": "target encoder",
+        "protocol": "360 queries, bank of 1,437",
+        "neighbors": 20,
+        "temperature": 0.07,
+    },
+    "clusters": {"used": 10, "smallest": 141, "largest": 201},
+}
+
+
+def test_table_shows_every_number_with_its_protocol() -> None:
+    assert table(RESULT).splitlines() == [
+        "digits: train+test, 1,797 rows; K = 10, epoch 100, seed 3",
+        "        features              ACC     NMI     ARI",
+        "propos  target projection  0.9700  0.9312  0.9000",
+        "KMeans  pixels             0.7930  0.7420  0.6680",
+        "kNN accuracy 0.9850: target encoder, 360 queries, bank of 1,437, k = 20, temperature 0.07",
+        "10 of 10 clusters used, 141 to 201 images each",
+    ]
+
+
+def test_table_says_what_is_missing() -> None:
+    text = table({**RESULT, "scores": None, "baseline": None, "knn": None, "finished": False})
+    assert "(not finished)" in text
+    assert "no ground truth" in text
+    assert "ACC" not in text and "kNN" not in text

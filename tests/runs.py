@@ -1,0 +1,43 @@
+"""Small runs for tests: the tiny encoder on real digits, built like any run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.build import Run, build_run
+from training.settings import Settings, load_settings
+from utils import distributed
+from utils.config import compose
+
+METHODS = {
+    "byol": {"views_in_one_forward": True},
+    "propos": {"warmup_epochs": 1, "latent_std": 0.01},
+}
+ROOT = Path(__file__).parent.parent
+
+
+def tiny_settings(method: str = "propos", **changes: Any) -> Settings:
+    """Settings of a run of seconds; `changes` are section__key=value."""
+    words = {
+        "data.name": "digits", "encoder.name": "tiny", "method.name": method, "method.hidden_dim": 11,
+        "method.projection_dim": 7, "method.ema_momentum": 0.9, "optim.global_batch": 64, "optim.epochs": 3,
+        "optim.learning_rate": 0.1, "optim.warmup_epochs": 1, "estep.n_init": 1, "estep.final_n_init": 2,
+        "log.every_steps": 5, "run.checkpoint_minutes": 0,
+    }  # fmt: skip
+    words |= {f"method.{key}": value for key, value in METHODS.get(method, {}).items()}
+    words |= {name.replace("__", "."): value for name, value in changes.items()}
+    views = ROOT / "config" / "base" / "views_digits.yml"
+    lines = [f"{key}={_word(value)}" for key, value in words.items()]
+    return load_settings(compose([views], lines), distributed.world())
+
+
+def tiny_run(method: str = "propos", **changes: Any) -> Run:
+    """A run before its first step, on the CPU."""
+    return build_run(tiny_settings(method, **changes), torch.device("cpu"))
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,103 @@
+"""Optimisers against published three-step numbers; groups by shape; learning rates by part."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.optim import OptimConfig, build_optimizer, set_learning_rates
+from utils.clock import Clock
+
+
+
+def start() -> tuple[nn.Parameter, nn.Parameter]:
+    i, j = torch.arange(4, dtype=torch.float64)[:, None], torch.arange(3, dtype=torch.float64)
+    return nn.Parameter(0.5 * torch.sin(1 + 3 * i + j)), nn.Parameter(0.2 * torch.cos(i[:, 0]))
+
+
+def gradients(step: int) -> tuple[Tensor, Tensor]:
+    i, j = torch.arange(4, dtype=torch.float64)[:, None], torch.arange(3, dtype=torch.float64)
+    return torch.cos(0.3 * step + i - 0.5 * j), 0.1 * torch.sin(step + i[:, 0])
+
+
+def three_steps(config: OptimConfig, rates: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    w, b = start()
+    optimizer = build_optimizer(config, {"online": [w, b]})
+    for step, rate in enumerate(rates, 1):
+        w.grad, b.grad = gradients(step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    return w.detach(), b.detach()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rates", "w_first", "b"),
+    [
+        ({"name": "sgd"}, (0.1,) * 3, [-0.0572311932333, -0.0922101474528, -0.411214888232],
+         [0.158508285121, 0.0883052457066, -0.0630852293704, -0.156475435497]),
+        ({"name": "sgd", "decay_norm_and_bias": True}, (0.1,) * 3, [-0.0572311932333, -0.0922101474528, -0.411214888232],
+         [0.158454240944, 0.0882767342463, -0.0630619948083, -0.156421816662]),
+        ({"name": "lars", "lars_variant": "you2017"}, (1.6,) * 3, [0.417069948726, 0.450455032332, 0.0668650769082],
+         [-0.463867438057, -0.208022986299, 0.239076839716, 0.466370521855]),
+        ({"name": "lars", "lars_variant": "you2017", "decay_norm_and_bias": True}, (1.6,) * 3,
+         [0.417069948726, 0.450455032332, 0.0668650769082], [0.198597387988, 0.107426453964, -0.0825118664122, -0.196589157332]),
+        ({"name": "lars", "lars_variant": "you2017"}, (1.6, 0.8, 0.4), [0.418026814024, 0.451707944184, 0.0681072388592],
+         [-0.308719828213, -0.277389044511, 0.00897194746914, 0.287084172322]),
+        ({"name": "lars", "lars_variant": "larc"}, (1.6, 0.8, 0.4), [0.418945379309, 0.452675688407, 0.0688871942823],
+         [-0.133608230217, -0.118455599602, 0.00560456300179, 0.124511916228]),
+        ({"name": "lars", "lars_variant": "mocov3"}, (1.6,) * 3, [0.417069824626, 0.450454890146, 0.0668649514536],
+         [-0.463867438057, -0.208022986299, 0.239076839716, 0.466370521855]),
+        ({"name": "lars", "lars_variant": "mocov3", "decay_norm_and_bias": True}, (1.6,) * 3,
+         [0.417069824626, 0.450454890146, 0.0668649514536], [0.198597351262, 0.107426490863, -0.0825117898125, -0.196589111457]),
+        ({"name": "lars", "lars_variant": "mocov3"}, (1.6, 0.8, 0.4), [0.418945318836, 0.452675621704, 0.0688871376826],
+         [-0.133608230217, -0.118455599602, 0.00560456300179, 0.124511916228]),
+    ],
+)  # fmt: skip
+def test_three_steps_equal_the_published_numbers(
+    changes: dict, rates: tuple[float, ...], w_first: list[float], b: list[float]
+) -> None:
+    decay = 5e-4 if changes["name"] == "sgd" else 1e-4
+    weights, biases = three_steps(OptimConfig(weight_decay=decay, **changes), rates)
+    assert weights[0].tolist() == pytest.approx(w_first, rel=1e-9)
+    assert biases.tolist() == pytest.approx(b, rel=1e-9)
+
+
+def test_zero_weights_and_zero_gradients_have_a_trust_ratio_of_one() -> None:
+    zero, still = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.ones(2, 3))
+    optimizer = build_optimizer(OptimConfig(name="lars", weight_decay=0), {"online": [zero, still]})
+    zero.grad, still.grad = torch.ones(3, 2), torch.zeros(2, 3)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    optimizer.step()
+    assert torch.equal(zero.detach(), torch.full((3, 2), -0.5))
+    assert torch.equal(still.detach(), torch.ones(2, 3))
+
+
+def test_groups_go_by_shape_not_by_name() -> None:
+    net = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2))
+    predictor = nn.Linear(2, 2)
+    frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+    parts = {"online": [*net.parameters(), frozen], "predictor": list(predictor.parameters())}
+    groups = build_optimizer(OptimConfig(weight_decay=0.3), parts).param_groups
+    found = [(g["part"], g["weight_decay"], sorted(p.ndim for p in g["params"])) for g in groups]
+    assert found == [("online", 0.3, [2, 2]), ("online", 0.0, [1, 1, 1, 1]), ("predictor", 0.3, [2]), ("predictor", 0.0, [1])]
+
+
+@pytest.mark.parametrize(("fixed", "expected"), [(False, 10 * 0.025), (True, 10 * 0.05)])
+def test_predictor_has_its_own_learning_rate(fixed: bool, expected: float) -> None:
+    config = OptimConfig(global_batch=128, learning_rate=0.1, warmup_epochs=1, fixed_predictor_lr=fixed)
+    optimizer = build_optimizer(config, {"online": [start()[0]], "predictor": [start()[0]]})
+    assert set_learning_rates(optimizer, config, Clock(4, 10, 100)) == pytest.approx(0.025)  # peak 0.05, half warmed up
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.025, expected])
+
+
+def test_fused_sgd_equals_the_plain_one() -> None:
+    w, b = three_steps(OptimConfig(), (0.1, 0.2, 0.3))
+    pw, pb = start()
+    plain = torch.optim.SGD([{"params": [pw]}, {"params": [pb], "weight_decay": 0.0}], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for step, rate in enumerate((0.1, 0.2, 0.3), 1):
+        pw.grad, pb.grad = gradients(step)
+        for group in plain.param_groups:
+            group["lr"] = rate
+        plain.step()
+    torch.testing.assert_close((w, b), (pw.detach(), pb.detach()), atol=1e-14, rtol=0)

@@ -1,0 +1,77 @@
+"""Schedules against the published numbers; draws that do not depend on the number of ranks."""
+
+import pytest
+import torch
+
+from utils import schedules
+from utils.clock import Clock
+from utils.draws import Draws, derived_seed, seeded
+
+PUBLISHED = {
+    "warmup_cosine": {
+        0: 1.7094017094e-05, 1: 3.4188034188e-05, 5849: 0.1, 5850: 0.1, 58500: 0.0541289672736, 116999: 1.99719685234e-11,
+    },
+    "propos_cosine": {
+        0: 1.7094017094e-05, 1: 3.4188034188e-05, 5849: 0.1, 5850: 0.099999999982, 58500: 0.0578203972174,
+        116999: 0.000615582970243,
+    },
+    "propos_cifar20_r34": {
+        0: 1.69887892359e-05, 1: 3.39775784717e-05, 5849: 0.0993844170298, 5850: 0.0993844170298, 58500: 0.05,
+        116999: 2.46739907089e-07,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_learning_rates_equal_the_published_curves(name: str) -> None:
+    for step, expected in PUBLISHED[name].items():
+        rate = schedules.LEARNING_RATES[name](0.1, Clock(step, 117, 1000), warmup_epochs=50)
+        assert rate == pytest.approx(expected, rel=1e-10)
+
+
+def test_learning_rate_ends_at_its_minimum_ratio() -> None:
+    last = schedules.warmup_cosine(0.1, Clock(10**6, 1000, 1000), warmup_epochs=50, min_ratio=0.25)
+    assert last == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ("done", "expected"), [(1, 0.99600000987), (250, 0.996585786438), (500, 0.998), (999, 0.99999999013), (1000, 1.0)]
+)
+def test_ema_momentum_equals_the_published_curve(done: int, expected: float) -> None:
+    assert schedules.ema_momentum(0.996, 1.0, Clock(done - 1, 100, 10)) == pytest.approx(expected, abs=1e-11)
+
+
+def test_ema_momentum_without_final_is_constant() -> None:
+    assert {schedules.ema_momentum(0.99, None, Clock(step, 10, 10)) for step in (0, 50, 99)} == {0.99}
+
+
+def test_clock_counts_epochs_and_stops_early_where_asked() -> None:
+    clock = Clock(13, 7, 3, stop_step=14)
+    assert (clock.whole_epochs, clock.step_in_epoch, clock.total_steps, clock.finished) == (1, 6, 21, False)
+    assert clock.tick().finished
+    assert not Clock(20, 7, 3).finished
+    assert Clock(21, 7, 3).finished
+
+
+def test_draws_of_two_halves_are_the_draws_of_the_whole() -> None:
+    whole = Draws(3, 5, 0, 14, 14)
+    halves = [Draws(3, 5, 0, 7, 14), Draws(3, 5, 7, 14, 14)]
+    assert torch.equal(torch.cat([d.normal("latent", (5,)) for d in halves]), whole.normal("latent", (5,)))
+    assert torch.equal(torch.cat([d.uniform("views", (2, 3)) for d in halves]), whole.uniform("views", (2, 3)))
+
+
+def test_draws_differ_by_seed_purpose_step_and_row() -> None:
+    numbers = [
+        Draws(3, 5, 0, 7, 7).normal("a", (11,)), Draws(4, 5, 0, 7, 7).normal("a", (11,)),
+        Draws(3, 6, 0, 7, 7).normal("a", (11,)), Draws(3, 5, 0, 7, 7).normal("b", (11,)),
+    ]  # fmt: skip
+    rows = torch.cat(numbers)
+    assert len(torch.unique(rows, dim=0)) == len(rows)
+
+
+def test_global_generator_is_not_touched() -> None:
+    before = torch.random.get_rng_state()
+    Draws(1, 2, 0, 3, 3).normal("latent", (2,))
+    seeded(1, "order", 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert 0 <= derived_seed(1, "estep", 4) < 2**31

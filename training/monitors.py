@@ -1,0 +1,94 @@
+"""Label-free signs of health: spread and rank of the features, sizes and churn of the clusters."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from models.state import ClusterState
+from utils import distributed
+
+COLLAPSED_STD, COLLAPSED_RANK, PATIENCE = 0.1, 2.0, 3
+
+
+@torch.no_grad()
+def feature_health(features: Tensor) -> dict[str, float]:
+    """Spread of the L2-normalised rows of all ranks, from D x D statistics alone. Collective.
+
+    features: (B, D). feature_std: mean over columns of the standard deviation, times sqrt(D): about 1, collapsed 0.
+    rankme: exp of the entropy of the singular values (Garrido et al. 2023): at most D, collapsed 1.
+    """
+    rows = F.normalize(features.double(), dim=1)
+    width = rows.shape[1]
+    packed = torch.cat([(rows.T @ rows).flatten(), rows.sum(0), rows.new_tensor([len(rows)])])
+    distributed.reduce_sum_(packed)
+    gram, total, count = packed[: width * width].view(width, width), packed[width * width : -1], packed[-1]
+    variance = (gram.diagonal() - total**2 / count).clamp_min(0) / (count - 1)
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    share = singular / singular.sum()
+    share = share[share > 0]
+    return {
+        "feature_std": float(variance.sqrt().mean()) * math.sqrt(width),
+        "rankme": float(torch.exp(-(share * share.log()).sum())),
+    }
+
+
+def cluster_health(state: ClusterState, previous: ClusterState | None) -> dict[str, float]:
+    """Sizes of the clusters and the share of rows that moved since the previous E-step, after matching the clusters.
+
+    churn is 1 where there is no previous E-step with as many clusters. Equal on every rank.
+    """
+    assert state.labels is not None and state.centers is not None
+    n_clusters = len(state.centers)
+    sizes = torch.bincount(state.labels[state.labels >= 0], minlength=n_clusters)
+    share = sizes[sizes > 0].double() / sizes.sum()
+    health = {
+        "largest": float(sizes.max()),
+        "smallest": float(sizes.min()),
+        "empty": float((sizes == 0).sum()),
+        "entropy": float(-(share * share.log()).sum()) / math.log(max(2, n_clusters)),
+    }
+    if previous is not None and previous.labels is not None and previous.centers is not None:
+        both = (state.labels >= 0) & (previous.labels >= 0)
+        pairs = previous.labels[both] * n_clusters + state.labels[both]
+        table = torch.bincount(pairs, minlength=len(previous.centers) * n_clusters).view(-1, n_clusters).cpu().numpy()
+        kept = table[linear_sum_assignment(table, maximize=True)].sum()
+        health["churn"] = 1 - float(kept) / max(1, len(pairs))
+    return health
+
+
+class Watch:
+    """Turns health into readable warnings, each told once until it has gone away."""
+
+    def __init__(self) -> None:
+        self.bad_logs = 0
+        self.told: set[str] = set()
+
+    def features(self, health: dict[str, float]) -> Iterator[str]:
+        """A warning when the features have been collapsed for three logs in a row."""
+        collapsed = health["feature_std"] < COLLAPSED_STD or health["rankme"] < COLLAPSED_RANK
+        self.bad_logs = self.bad_logs + 1 if collapsed else 0
+        yield from self._once(
+            "collapse",
+            self.bad_logs >= PATIENCE,
+            f"the features collapse: spread {health['feature_std']:.3f} (about 1 is healthy), effective rank "
+            f"{health['rankme']:.1f}; lower optim.learning_rate or raise method.ema_momentum",
+        )
+
+    def clusters(self, state: ClusterState, health: dict[str, float]) -> Iterator[str]:
+        """A warning when clusters are empty, with the smallest sizes."""
+        assert state.labels is not None and state.centers is not None
+        n_clusters = len(state.centers)
+        sizes = torch.bincount(state.labels[state.labels >= 0], minlength=n_clusters).sort().values.tolist()
+        listed = ", ".join(map(str, sizes[:4])) + (", ..." if n_clusters > 4 else "")
+        yield from self._once(
+            "empty", health["empty"] > 0, f"{health['empty']:.0f} of {n_clusters} clusters are empty (sizes {listed})"
+        )
+
+    def _once(self, name: str, holds: bool, text: str) -> Iterator[str]:
+        if holds and name not in self.told:
+            yield text
+        self.told = self.told | {name} if holds else self.told - {name}

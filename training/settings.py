@@ -1,0 +1,115 @@
+"""The sections of a config, and the checks that need more than one of them."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from data.store import DataConfig
+from data.views import ViewsConfig
+from models import METHODS
+from models.method import MethodConfig
+from models.parts.centers import EStepConfig
+from models.parts.encoders import EncoderConfig
+from training.log import LogConfig
+from training.optim import OptimConfig
+from utils.config import Composed, Section, dump, validate
+from utils.errors import UserError
+from utils.group_batchnorm import check_groups
+
+
+class RunConfig(Section):
+    """The run itself: its name, seed, length and safety."""
+
+    name: str | None = Field(None, description="folder under run.folder; null: the config's name and the time")
+    folder: Path = Field(Path("runs"), description="where runs lie")
+    seed: int = Field(0, ge=0, description="every random number is a function of it")
+    debug: bool = Field(False, description="tiny encoder, two steps, E-step, scores; writes nothing")
+    resume: Literal["never", "auto"] = Field("never", description="auto: go on with run.name if it exists")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps; schedules stay")
+    deterministic: bool = Field(False, description="deterministic kernels only")
+    checkpoint_minutes: float = Field(5.0, ge=0, description="least time between checkpoints; 0: after every epoch")
+    timeout_seconds: float = Field(600, gt=0, description="how long a rank waits for another before the run fails")
+
+
+class EvalConfig(Section):
+    """Scores. Labels are read here alone: they never train and never select."""
+
+    every_epochs: int | None = Field(None, ge=1, description="epochs between scores; null: at the end only")
+    knn_neighbors: int = Field(20, ge=1, description="neighbours of the weighted kNN")
+    knn_temperature: float = Field(0.07, gt=0, description="its weights are exp(cos / this)")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every section of a run, validated and frozen."""
+
+    run: RunConfig
+    data: DataConfig
+    views: ViewsConfig
+    encoder: EncoderConfig
+    method: MethodConfig
+    optim: OptimConfig
+    estep: EStepConfig
+    eval: EvalConfig
+    log: LogConfig
+
+    def to_yaml(self) -> str:
+        """The resolved config, which loads to equal settings."""
+        return dump({f.name: getattr(self, f.name) for f in fields(self)})
+
+
+SECTIONS: dict[str, type[Section] | dict[str, type[Section]]] = {
+    "run": RunConfig,
+    "data": DataConfig,
+    "views": ViewsConfig,
+    "encoder": EncoderConfig,
+    "method": {name: method.Config for name, method in METHODS.items()},
+    "optim": OptimConfig,
+    "estep": EStepConfig,
+    "eval": EvalConfig,
+    "log": LogConfig,
+}
+
+
+def load_settings(composed: Composed, world: int) -> Settings:
+    """The settings of composed files and overrides, checked for `world` ranks. Raises UserError."""
+    settings = Settings(**validate(composed, SECTIONS))  # type: ignore[arg-type]
+    if settings.run.debug:
+        settings = _debug(settings)
+    check(settings, world)
+    return settings
+
+
+def check(settings: Settings, world: int) -> None:
+    """Raise UserError for values that no run with `world` ranks can have."""
+    optim, groups = settings.optim, settings.method.bn_groups
+    if optim.global_batch % world:
+        low = optim.global_batch // world * world
+        near = f"nearest: {low} or {low + world}" if low else f"at least {world}"
+        raise UserError("optim.global_batch", f"{optim.global_batch} is not divisible by {world} ranks", near)
+    if optim.global_batch % optim.accumulation:
+        raise UserError("optim.accumulation", f"{optim.accumulation} does not divide global_batch {optim.global_batch}")
+    check_groups(groups, world)
+    micro, parts = optim.global_batch // optim.accumulation, max(groups, world)
+    if micro % parts:
+        raise UserError(
+            "optim.global_batch" if optim.accumulation == 1 else "optim.accumulation",
+            f"micro-batches of {micro} rows cannot be cut into {parts} parts ({world} ranks, bn_groups {groups})",
+            f"nearest: {max(1, micro // parts) * parts * optim.accumulation} rows a step",
+        )
+    if micro < 2 * parts:
+        raise UserError("optim.global_batch", f"{micro} rows in {parts} BatchNorm groups: a group needs two rows or more")
+    if settings.run.resume == "auto" and settings.run.name is None:
+        raise UserError("run.resume", "auto needs run.name", "name the run: run.name=NAME")
+
+
+def _debug(settings: Settings) -> Settings:
+    """The same run with a tiny encoder and two steps."""
+    changed = {
+        "run": settings.run.model_copy(update={"max_steps": min(2, settings.run.max_steps or 2)}),
+        "encoder": settings.encoder.model_copy(update={"name": "tiny"}),
+        "log": LogConfig(every_steps=1),
+    }
+    return Settings(**{f.name: changed.get(f.name, getattr(settings, f.name)) for f in fields(settings)})

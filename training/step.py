@@ -1,0 +1,55 @@
+"""One optimiser step over one or more micro-batches."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from data.batch import Batch
+from models.method import Method
+from models.state import ClusterState
+from training.optim import OptimConfig, set_learning_rates
+from utils.clock import Clock
+from utils.group_batchnorm import commit_statistics
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """The autocast of `optim.precision`: bfloat16 for bf16, nothing else."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def train_step(
+    parallel: nn.Module,
+    method: Method,
+    optimizer: Optimizer,
+    micro_batches: Iterator[Batch],
+    state: ClusterState | None,
+    clock: Clock,
+    config: OptimConfig,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Forward and backward of each micro-batch, one update. Collective.
+
+    parallel: `method`, in DDP where there are several ranks; its all-reduce runs in the last backward alone.
+    Returns the losses (means over micro-batches, on the device, of this rank) and the carry, joined over micro-batches.
+    """
+    losses: list[dict[str, Tensor]] = []
+    carries: list[dict[str, Tensor]] = []
+    optimizer.zero_grad(set_to_none=True)
+    for micro, batch in enumerate(micro_batches):
+        last = micro == config.accumulation - 1
+        with nullcontext() if last or parallel is method else parallel.no_sync():  # type: ignore[operator]
+            with autocast(config.precision, batch.rows.device):
+                parts = parallel(batch, state, clock)
+            carries.append(parts.pop("carry", {}))
+            (parts["loss"] / config.accumulation).backward()
+        losses.append({name: value.detach() for name, value in parts.items()})
+    method.before_optimizer(clock)
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
+    set_learning_rates(optimizer, config, clock)
+    optimizer.step()
+    commit_statistics(method)
+    mean = {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
+    return mean, {name: torch.cat([carry[name] for carry in carries]) for name in carries[0]}

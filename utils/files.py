@@ -1,0 +1,77 @@
+"""Files that are whole or not there: written beside, flushed to the disk, then renamed into place."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+Bytes = bytes | bytearray | memoryview
+
+
+def write_bytes(path: Path, data: Bytes) -> None:
+    """Replace the file at once: a crash leaves the old content or the new, never a part. The folder must exist."""
+    beside = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of the text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_bytes` of the value as indented JSON; NaN and infinities become 'NaN', 'Infinity', '-Infinity'."""
+    write_text(path, json.dumps(json_ready(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises UserError when it cannot be read or is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(str(path), f"is damaged: {error}") from None
+
+
+def sha256_of(data: Bytes | Path) -> str:
+    """Hexadecimal SHA-256 of the bytes, or of a file's content."""
+    if not isinstance(data, Path):
+        return hashlib.sha256(data).hexdigest()
+    with data.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_ready(value: Any) -> Any:
+    """The value with dicts, lists and numbers that JSON knows; paths become text."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _flush_folder(folder: Path) -> None:
+    """Bring the new name itself to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
