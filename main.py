@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from training.settings import Settings
     from utils.config import Composed
 
-RESUMABLE = ("log.", "eval.", "run.max_steps", "run.checkpoint_minutes", "run.timeout_seconds", "run.resume", "data.root")
+RESUMABLE = (
+    "log.",
+    "eval.",
+    "run.max_steps",
+    "run.checkpoint_minutes",
+    "run.timeout_seconds",
+    "run.resume",
+    "data.root",
+)
 EXAMPLES = """examples:
   python main.py config/digits_propos.yml                          one process
   torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
@@ -54,14 +62,14 @@ def main(words: list[str]) -> int:
 
 
 def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
-    """(command, its arguments). No command and a .yml file first means train. Raises UserError for an unknown command."""
+    """(command, its arguments); a .yml file first means train. Raises UserError for an unknown command."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         if not words[0].endswith((".yml", ".yaml")) and "=" not in words[0]:
             raise UserError(words[0], "neither a command nor a .yml file" + did_you_mean(words[0], COMMANDS))
         words = ["train", *words]
     parser = argparse.ArgumentParser(
         prog="main.py", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Deep image clustering and self-supervised pretraining: EM over all images, on any number of ranks.",
+        description="Deep image clustering and self-supervised pretraining by EM, on any number of ranks.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="CONFIG.yml | COMMAND", required=True)
     train = commands.add_parser("train", help="train as CONFIG.yml says (the word train may be left out)")
@@ -69,7 +77,9 @@ def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
     resume = commands.add_parser("resume", help="go on where a run stopped, on any number of ranks")
     resume.add_argument("run", type=Path, metavar="RUN")
     resume.add_argument("words", nargs="*", metavar="section.key=value")
-    evaluate = commands.add_parser("evaluate", help="clustering scores, kNN and assignments.csv of a run; trains nothing")
+    evaluate = commands.add_parser(
+        "evaluate", help="clustering scores, kNN and assignments.csv of a run; trains nothing"
+    )
     evaluate.add_argument("run", type=Path, metavar="RUN")
     views = commands.add_parser("views", help="a PNG of what the model sees")
     views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
@@ -141,6 +151,7 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
         resume_run(run, existing)
     elif not settings.run.debug:
         run.directory = create_run(settings.run.folder, settings.run.name, config_name, settings.to_yaml())
+        run.directory.list_skipped(run.source.skipped)
     try:
         with Log(settings.log, run.directory.path if run.directory else None, run.facts()) as log:
             log.say(run.introduction())
@@ -175,9 +186,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Score a run as it stands; trains nothing."""
     from evaluation.evaluate import evaluate as evaluate_run
     from training.build import open_run, start
-    from training.log import Log
-    from utils.config import compose
     from training.run_dir import find_run
+    from utils.config import compose
 
     directory = find_run(arguments.run)
     settings = load(compose([directory.config]))

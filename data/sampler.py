@@ -40,7 +40,7 @@ class Sampler:
             assert n_clusters is not None, "labels without n_clusters"
             n_draws = self.steps_per_epoch * self.global_batch
             numbers = torch.rand(n_draws, generator=seeded(self.seed, "resample", epoch), dtype=torch.float64)
-            order = _draw_rows(balanced_weights(labels.cpu(), n_clusters), numbers)
+            order = draw_rows(balanced_weights(labels.cpu(), n_clusters), numbers)
         for step in range(start, self.steps_per_epoch):
             yield order[step * self.global_batch : (step + 1) * self.global_batch]
 
@@ -63,7 +63,7 @@ def balanced_weights(labels: Tensor, n_clusters: int) -> Tensor:
     return torch.where(known, len(labels) / sizes[labels.clamp(min=0)], 0.0)
 
 
-def _draw_rows(weights: Tensor, numbers: Tensor) -> Tensor:
+def draw_rows(weights: Tensor, numbers: Tensor) -> Tensor:
     """Rows by the inverse of the cumulative weights at `numbers` in [0, 1); torch.multinomial ends at 2^24 rows."""
     cumulative = weights.cumsum(0)
     cumulative = cumulative / cumulative[-1]  # ends at exactly 1: no number reaches past the last row with weight

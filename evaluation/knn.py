@@ -153,7 +153,7 @@ def _nearest_of_chunk(bank: Tensor, first: int, queries: Tensor, own: Tensor | N
     if distributed.world() == 1:
         return best, position
     start = sum(asked[: distributed.rank()])
-    mine = slice(0, len(queries))
+    mine = slice(start, start + len(queries))
     # (W Q, k) to (own, W k): shards in rank order, so that a stable sort keeps the lowest of equal positions first
     best = best.unflatten(0, (distributed.world(), -1))[:, mine].transpose(0, 1).flatten(1)
     position = position.unflatten(0, (distributed.world(), -1))[:, mine].transpose(0, 1).flatten(1)

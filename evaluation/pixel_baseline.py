@@ -33,8 +33,8 @@ def cluster_pixels(run: Run, n_clusters: int) -> tuple[Tensor, str]:
         height = width = LARGEST_SIDE
         features += f" at {LARGEST_SIDE}x{LARGEST_SIDE}"
     if len(run.store) > MANY_ROWS and channels * height * width > MANY_PIXELS:
-        mean, basis = principal_components(run, rows, channels * height * width)
-        points = torch.cat([(pixel_rows(run, part) - mean) @ basis for part in rows.split(CHUNK_ROWS)])  # (n, 50)
+        basis = principal_components(run, rows, channels * height * width)
+        points = torch.cat([pixel_rows(run, part) @ basis for part in rows.split(CHUNK_ROWS)])  # (n, 50)
         features += f", PCA-{N_COMPONENTS}"
     else:
         points = torch.cat([pixel_rows(run, part) for part in rows.split(CHUNK_ROWS)])  # (n, D)
@@ -51,8 +51,8 @@ def pixel_rows(run: Run, rows: Tensor) -> Tensor:
     return images.flatten(1)
 
 
-def principal_components(run: Run, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and the 50 leading eigenvectors (D, 50) of the covariance of all ranks' pixel rows. Collective.
+def principal_components(run: Run, rows: Tensor, width: int) -> Tensor:
+    """(D, 50) leading eigenvectors, in ascending order, of the covariance of all ranks' pixel rows. Collective.
 
     Exact up to float32 products: the whole D x D matrix, summed over chunks and ranks in float64. width: D.
     """
@@ -73,4 +73,4 @@ def principal_components(run: Run, rows: Tensor, width: int) -> tuple[Tensor, Te
         basis = torch.from_numpy(eigh(covariance.float().cpu().numpy(), subset_by_index=leading)[1])
     basis = distributed.broadcast_object(basis)
     assert basis is not None
-    return mean.float(), basis.to(run.device)
+    return basis.to(run.device)

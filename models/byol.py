@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data.batch import Batch
-from models.method import Method, MethodConfig, forward_views
+from models.method import Losses, Method, MethodConfig, forward_views
 from models.parts.centers import EStepConfig
 from models.parts.ema import ema_update, make_target
 from models.parts.heads import MLP, online_network, small_normal_
@@ -25,7 +25,9 @@ class BYOLConfig(MethodConfig):
     projection_dim: int = Field(256, ge=1, description="width of the projection")
     head_bias: bool = Field(True, description="biases before the heads' BatchNorm")
     ema_momentum: float = Field(0.996, ge=0, le=1, description="momentum of the target network")
-    ema_momentum_final: float | None = Field(1.0, ge=0, le=1, description="cosine from ema_momentum to this; null: constant")
+    ema_momentum_final: float | None = Field(
+        1.0, ge=0, le=1, description="cosine from ema_momentum to this; null: constant"
+    )
     symmetric: Literal["mean", "sum"] = Field("mean", description="the two directions: mean (ProPos), sum (paper)")
 
 
@@ -42,6 +44,8 @@ def byol_loss(predictions: Tensor, projections: Tensor) -> Tensor:
 
 
 class BYOL(Method):
+    """Online network with predictor, EMA target; no negatives, no clusters."""
+
     Config = BYOLConfig
     embed_name = "target projection"
     encode_name = "target encoder"
@@ -57,7 +61,7 @@ class BYOL(Method):
         )
         self.target = make_target(self.online)
 
-    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> Losses:
         joint = self.config.views_in_one_forward
         projections = forward_views(self.online, batch.views, joint)  # two of (B, D)
         with torch.no_grad():
@@ -76,7 +80,7 @@ class BYOL(Method):
         return F.normalize(self.target(images), dim=1)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.target.encoder(images)
+        return self.target[0](images)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": list(self.online.parameters()), "predictor": list(self.predictor.parameters())}

@@ -1,7 +1,7 @@
-"""The contract of a method: one `nn.Module` that builds, computes its loss, and updates what is not learnt by gradient."""
+"""The contract of a method: one `nn.Module` that computes its loss and updates what is not learnt by gradient."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -13,13 +13,17 @@ from models.state import ClusterState, FeatureShard
 from utils.clock import Clock
 from utils.config import Section
 
+Losses = dict[str, Any]  # "loss" and parts: scalar tensors; "carry": dict of tensors
+
 
 class MethodConfig(Section):
     """What every method's section has."""
 
     name: str = Field(description="the method")
     bn_groups: int = Field(1, ge=1, description="BatchNorm statistics over this many groups of the global batch")
-    views_in_one_forward: bool = Field(False, description="both views through the network at once: statistics over both")
+    views_in_one_forward: bool = Field(
+        False, description="both views through the network at once: statistics over both"
+    )
     warmup_epochs: int = Field(0, ge=0, description="epochs before the method uses cluster labels")
 
 
@@ -40,13 +44,16 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.estep, self.n_clusters = estep, n_clusters
 
-    def forward(self, batch: Batch, state: ClusterState | None, clock: Clock) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, state: ClusterState | None, clock: Clock) -> Losses:
         """`loss`, under the name that DistributedDataParallel calls."""
         return self.loss(batch, state, clock)
 
     @abstractmethod
-    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> dict[str, Tensor]:
-        """`{"loss": scalar, parts to log..., "carry": {name: detached tensor}}`; the mean over ranks is the global loss. Collective."""
+    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> Losses:
+        """`{"loss": scalar, parts to log..., "carry": {name: detached (B, ...)}}`. Collective.
+
+        The mean over ranks of the ranks' losses is the global loss.
+        """
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
@@ -62,7 +69,7 @@ class Method(nn.Module, ABC):
 
     @property
     def first_e_step_epoch(self) -> int | None:
-        """The epoch (from 0) before which the first E-step stands; None: never. Only where the config or the loss asks for one."""
+        """The epoch (from 0) before which the first E-step stands; None where neither config nor loss asks for one."""
         if self.own_e_step_every is None:
             return None if self.estep.every_epochs is None else 0
         return 0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from models.byol import byol_loss
-from models.method import Method, MethodConfig, forward_views
+from models.method import Losses, Method, MethodConfig, forward_views
 from models.parts.centers import EStepConfig
 from models.parts.ema import ema_update, make_target
 from models.parts.heads import MLP, online_network, small_normal_
@@ -28,8 +28,12 @@ class ProPosConfig(MethodConfig):
     projection_dim: int = Field(256, ge=1, description="width of the projection")
     head_bias: bool = Field(True, description="biases before the heads' BatchNorm")
     ema_momentum: float = Field(0.996, ge=0, le=1, description="momentum of the target network")
-    ema_momentum_final: float | None = Field(None, ge=0, le=1, description="cosine from ema_momentum to this; null: constant")
-    latent_std: float = Field(0.001, ge=0, description="noise on the projection: the sampled neighbour; 0 in the warm-up")
+    ema_momentum_final: float | None = Field(
+        None, ge=0, le=1, description="cosine from ema_momentum to this; null: constant"
+    )
+    latent_std: float = Field(
+        0.001, ge=0, description="noise on the projection: the sampled neighbour; 0 in the warm-up"
+    )
     scattering_weight: float = Field(0.1, ge=0, description="weight of prototype scattering")
     temperature: float = Field(0.5, gt=0, description="temperature of prototype scattering")
     queue_size: int = Field(0, ge=0, description="past target projections that join the prototypes; 0: none")
@@ -37,6 +41,8 @@ class ProPosConfig(MethodConfig):
 
 
 class ProPos(Method):
+    """Online network with predictor, EMA target, and prototypes of the clusters of each batch."""
+
     Config = ProPosConfig
     own_e_step_every = 1
     embed_name = "target projection"
@@ -62,7 +68,7 @@ class ProPos(Method):
     def resample(self) -> bool:
         return self.config.resample
 
-    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> Losses:
         joint = self.config.views_in_one_forward
         scattering = state is not None and clock.whole_epochs >= self.config.warmup_epochs
         projections = forward_views(self.online, batch.views, joint)  # two of (B, D)
@@ -71,9 +77,13 @@ class ProPos(Method):
         samples = self._sample_neighbours(projections, batch) if scattering else projections
         first, second = forward_views(self.predictor, samples, joint)
         alignment = (byol_loss(first, target_second) + byol_loss(second, target_first)) / 2
-        carry = {"features": projections[0].detach()}
+        carry: dict[str, Tensor] = {"features": projections[0].detach()}
         if self.queue is not None:
-            carry |= {"keys": torch.stack([target_first, target_second], 1), "rows": batch.rows, "positions": batch.positions}
+            carry |= {
+                "keys": torch.stack([target_first, target_second], 1),
+                "rows": batch.rows,
+                "positions": batch.positions,
+            }
         if not scattering:
             return {"loss": alignment, "alignment": alignment, "carry": carry}
         assert state is not None
@@ -100,18 +110,20 @@ class ProPos(Method):
         return F.normalize(self.target(images), dim=1)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.target.encoder(images)
+        return self.target[0](images)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": list(self.online.parameters()), "predictor": list(self.predictor.parameters())}
 
     def _sample_neighbours(self, projections: list[Tensor], batch: Batch) -> list[Tensor]:
-        """Projections plus noise: a positive sampled around each (paper, eq. 4). The noise is added before normalising."""
-        noise = batch.draws.normal("latent", (2, projections[0].shape[1])).to(projections[0], non_blocking=True)  # (B, 2, D)
+        """Projections plus noise, a positive sampled around each (paper, eq. 4); not yet normalised."""
+        noise = batch.draws.normal("latent", (2, projections[0].shape[1])).to(
+            projections[0], non_blocking=True
+        )  # (B, 2, D)
         return [projection + self.config.latent_std * noise[:, v] for v, projection in enumerate(projections)]
 
     def _memberships(self, rows: Tensor, state: ClusterState) -> Tensor:
-        """(B, K) responsibilities where the E-step gave them, else one-hot labels; a row without cluster is all zero."""
+        """(B, K) responsibilities where the E-step gave them, else one-hot labels; zero without a cluster."""
         dtype = next(self.predictor.parameters()).dtype
         known = rows >= 0
         if state.responsibilities is not None:
@@ -141,7 +153,9 @@ def prototype_scattering(
     device = memberships.device.type
     with torch.autocast(device, enabled=False):  # sums, logits and log-sum-exp in float32 or wider
         weights = memberships.T  # (K, B)
-        online_sums = torch.stack([weights @ F.normalize(rows.to(weights.dtype), dim=1) for rows in online])  # (2, K, D)
+        online_sums = torch.stack(
+            [weights @ F.normalize(rows.to(weights.dtype), dim=1) for rows in online]
+        )  # (2, K, D)
         target_sums = torch.stack([weights @ F.normalize(rows.detach().to(weights.dtype), dim=1) for rows in target])
         online_sums = distributed.sum_over_ranks(online_sums)
         plain = distributed.reduce_sum_(torch.cat([target_sums.flatten(), weights.sum(1)]))

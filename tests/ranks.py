@@ -1,7 +1,7 @@
-"""One gloo pool per world size, kept for the whole test session: `run_ranks(2, work, args)` runs `work(rank, world, *args)` on each rank.
+"""One gloo pool per world size, kept for the whole test session.
 
-`work` is a module-level function of a test file. A failing or hanging rank fails the test with its traceback, and the
-pool is made anew.
+`run_ranks(2, work, *args)` runs `work(rank, world, *args)` on each of two ranks. `work` is a module-level function of a
+test file. A failing or hanging rank fails the test with its traceback, and the pool is made anew.
 """
 
 import atexit

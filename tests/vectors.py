@@ -1,4 +1,4 @@
-"""The closed-form input of the published test numbers: z(i, j, s) = sin(1 + 0.7 i + 1.3 j + 2.1 s + 0.05 i j), float64."""
+"""The closed-form input of the published test numbers: sin(1 + 0.7 i + 1.3 j + 2.1 s + 0.05 i j), float64."""
 
 import torch
 from torch import Tensor

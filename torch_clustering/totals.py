@@ -57,7 +57,7 @@ def relocate_empty_(totals: Tensor, shard: Shard, centers: Tensor, labels: Tenso
     squared = own_squared_distances(shard.x, centers, labels)                 # (n,)
     # equal rows lie within rounding of their mean: that is no distance
     rounding = 1e-24 * centers.square().sum(1)[labels]
-    squared = torch.where( (squared > rounding), squared, 0)
+    squared = torch.where((shard.weights > 0) & (squared > rounding), squared, 0)
     farthest = squared.sort(descending=True, stable=True).indices[: len(empty) + len(centers)]
     offers = totals.new_zeros((len(empty) + len(centers), 4))                 # per cluster at most one row must stay
     columns = [squared[farthest], farthest + shard.first, labels[farthest], shard.weights[farthest]]

@@ -8,8 +8,8 @@ import torch
 
 from data.batch import Batch
 from data.sampler import Sampler, part
-from data.store import Store, open_source
 from data.sources.base import Source
+from data.store import Store, open_source
 from data.views import Views
 from models import METHODS
 from models.method import Method
@@ -67,7 +67,8 @@ class Run:
         ranks = "1 rank" if distributed.world() == 1 else f"{distributed.world()} ranks"
         begun = f", going on at step {self.clock.step}" if self.clock.step else ""
         return (
-            f"{self.settings.method.name} on {self.source.name} ({self.source.protocol}), {ranks} on {self.device.type}\n"
+            f"{self.settings.method.name} on {self.source.name} ({self.source.protocol}), "
+            f"{ranks} on {self.device.type}\n"
             f"encoder {self.settings.encoder.name}, {parameters:,} parameters learnt, {optim.epochs} epochs of "
             f"{self.clock.steps_per_epoch} steps{begun}\n"
             f"learning rate {optim.learning_rate} * {optim.global_batch} / 256 = {optim.peak_learning_rate:.4g}"

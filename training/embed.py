@@ -37,9 +37,7 @@ def map_rows(
         return function(views.clean(store.images(torch.zeros(1, dtype=torch.int64))))[:0].float()
 
 
-def embed_shard(
-    method: Method, store: Store, views: Views, clock: Clock, *, seed: int, precision: str
-) -> FeatureShard:
+def embed_shard(method: Method, store: Store, views: Views, clock: Clock, *, seed: int, precision: str) -> FeatureShard:
     """This rank's contiguous rows as the E-step sees them."""
     rows = store.shard(distributed.rank(), distributed.world())
     features = map_rows(method.embed, method, store, views, rows, precision)

@@ -48,7 +48,9 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close_bar()
         for mirror in self.mirrors:
             mirror.close()
@@ -101,7 +103,9 @@ class _WandbMirror:
             import wandb
         except ImportError:
             raise UserError("log.wandb", "the package wandb is not installed", "pip install wandb") from None
-        if not os.environ.get("WANDB_MODE") and not (os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()):
+        if not os.environ.get("WANDB_MODE") and not (
+            os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()
+        ):
             os.environ["WANDB_MODE"] = "offline"  # without a login an upload would ask on the terminal and wait
         self.run = wandb.init(
             project=config.wandb_project, entity=config.wandb_entity, name=folder.name, id=folder.name, resume="allow",
@@ -120,7 +124,9 @@ class _TensorboardMirror:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError("log.tensorboard", "the package tensorboard is not installed", "pip install tensorboard") from None
+            raise UserError(
+                "log.tensorboard", "the package tensorboard is not installed", "pip install tensorboard"
+            ) from None
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Tells the story of a run: rows of metrics, a line per epoch with speed and time left, warnings on collapse and NaN."""
+"""Tells the story of a run: rows of metrics, a line per epoch with speed and time left, warnings on collapse."""
 
 import math
 import time
@@ -35,7 +35,9 @@ class Narrator:
         if not all(map(math.isfinite, values.values())):
             told = ", ".join(f"{name} {value}" for name, value in values.items())
             raise UserError(
-                "optim.learning_rate", f"step {clock.step}: the loss is not finite ({told})", "lower it, or use optim.precision=fp32"
+                "optim.learning_rate",
+                f"step {clock.step}: the loss is not finite ({told})",
+                "lower it, or use optim.precision=fp32",
             )
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if "features" in carry:

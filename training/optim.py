@@ -14,7 +14,7 @@ from utils.config import Section
 
 
 class OptimConfig(Section):
-    """Batches, optimiser, learning rate, precision. Batch sizes are global: they do not depend on the number of ranks."""
+    """Batches, optimiser, learning rate, precision. Batch sizes are global: all ranks together."""
 
     name: Literal["sgd", "lars", "adamw"] = Field("sgd", description="optimiser")
     epochs: int = Field(100, ge=1, description="passes over the data")
@@ -36,7 +36,9 @@ class OptimConfig(Section):
         "mocov3", description="you2017: learning rate inside the momentum buffer; mocov3, larc: outside"
     )
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm; null: no clipping")
-    precision: Literal["fp64", "fp32", "bf16"] = Field("fp32", description="fp64: for proofs on the CPU; bf16: autocast")
+    precision: Literal["fp64", "fp32", "bf16"] = Field(
+        "fp32", description="fp64: for proofs on the CPU; bf16: autocast"
+    )
 
     @property
     def peak_learning_rate(self) -> float:
@@ -68,11 +70,9 @@ def build_optimizer(config: OptimConfig, parts: dict[str, list[nn.Parameter]]) -
 
 
 def set_learning_rates(optimizer: Optimizer, config: OptimConfig, clock: Clock) -> float:
-    """Write each group's learning rate for the step that `clock` stands before; returns the one of the online network."""
+    """Write each group's learning rate for the coming step; returns the one of the online network."""
     schedule = schedules.LEARNING_RATES[config.schedule]
-    rate = schedule(
-        config.peak_learning_rate, clock, warmup_epochs=config.warmup_epochs, min_ratio=config.min_lr_ratio
-    )
+    rate = schedule(config.peak_learning_rate, clock, warmup_epochs=config.warmup_epochs, min_ratio=config.min_lr_ratio)
     for group in optimizer.param_groups:
         own = rate
         if group["part"] == "predictor":
@@ -90,7 +90,13 @@ class LARS(Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], lr: float, momentum: float, trust: float, variant: str, eps: float = 1e-8
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        trust: float,
+        variant: str,
+        eps: float = 1e-8,
     ) -> None:
         self.momentum, self.trust, self.variant, self.eps = momentum, trust, variant, eps
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "adapt": True})
@@ -104,9 +110,9 @@ class LARS(Optimizer):
                 self._update(parameters, group)
 
     def _update(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         weights: list[Tensor] = list(parameters)
-        decayed = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+        decayed = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         if group["adapt"]:
             ratios = self._trust_ratios(weights, gradients, decayed, group["weight_decay"])
             torch._foreach_mul_(decayed, ratios)

@@ -1,5 +1,7 @@
 """The folder of a run: made once by rank 0, never overwritten."""
 
+import csv
+import io
 import os
 import sys
 import time
@@ -45,6 +47,13 @@ class RunDirectory:
             launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
             write_json(self.status, {"status": status, "step": step, "launch": launch, "time": time.time(), **more})
 
+    def list_skipped(self, skipped: list[tuple[str, str]]) -> None:
+        """Write skipped.csv: files that are no images, with the reason. Rank 0 writes; nothing skipped, no file."""
+        if skipped and distributed.is_main():
+            table = io.StringIO()
+            csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *skipped])
+            write_text(self.path / "skipped.csv", table.getvalue())
+
     def completed(self) -> bool:
         """Whether the run has done its last step."""
         return self.status.exists() and read_json(self.status).get("status") == "completed"
@@ -70,7 +79,9 @@ def create_run(folder: Path, name: str | None, config_name: str, config_text: st
     directory = RunDirectory(path)
     if distributed.is_main():
         write_text(directory.config, config_text)
-        write_json(path / "environment.json", {**environment(), "command": " ".join(sys.argv), "world": distributed.world()})
+        write_json(
+            path / "environment.json", {**environment(), "command": " ".join(sys.argv), "world": distributed.world()}
+        )
     directory.set_status("running", 0)
     return directory
 

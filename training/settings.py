@@ -100,7 +100,9 @@ def check(settings: Settings, world: int) -> None:
             f"nearest: {max(1, micro // parts) * parts * optim.accumulation} rows a step",
         )
     if micro < 2 * parts:
-        raise UserError("optim.global_batch", f"{micro} rows in {parts} BatchNorm groups: a group needs two rows or more")
+        raise UserError(
+            "optim.global_batch", f"{micro} rows in {parts} BatchNorm groups: a group needs two rows or more"
+        )
     if settings.run.resume == "auto" and settings.run.name is None:
         raise UserError("run.resume", "auto needs run.name", "name the run: run.name=NAME")
 

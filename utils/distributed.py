@@ -72,7 +72,7 @@ def available_backends() -> list[str]:
 
 
 def start(device: torch.device, timeout_seconds: float = 600) -> None:
-    """Join the launcher's process group (nccl beside gloo on CUDA, gloo on the CPU). Nothing to do without a launcher. Collective."""
+    """Join the launcher's process group: nccl beside gloo on CUDA, gloo on the CPU. Collective."""
     if launched_world() > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
@@ -119,7 +119,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """(N, ...) rows of all ranks in rank order, without gradient; ranks may hold different numbers of rows, also 0. Collective."""
+    """(N, ...) rows of all ranks in rank order, without gradient; a rank may hold any number, also 0. Collective."""
     if world() == 1:
         return x
     counts = torch.zeros(world(), dtype=torch.int64, device=x.device)
@@ -195,7 +195,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def once_per_machine(work: Callable[[], T]) -> T:
-    """`work()` on local rank 0 of each machine first, then on its other ranks: one downloads, the others find the files. Collective."""
+    """`work()` on each machine's local rank 0, then on its others: one downloads, they find the files. Collective."""
     if world() == 1:
         return work()
     result: Any = work() if local_rank() == 0 else None

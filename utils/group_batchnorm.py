@@ -1,4 +1,4 @@
-"""BatchNorm over G contiguous groups of the global micro-batch, at any number of ranks: the only BatchNorm of the house.
+"""BatchNorm over G contiguous groups of the global micro-batch, at any number of ranks: the one of the house.
 
 Position p of a micro-batch of N rows belongs to group floor(p G / N). A group that spans ranks is synchronised among
 them (one message a layer and direction); a rank that holds several groups normalises each alone.
@@ -18,7 +18,7 @@ from utils.errors import UserError
 
 
 def convert_batchnorm(module: nn.Module, groups: int) -> nn.Module:
-    """`module` with every BatchNorm replaced by one over `groups` groups; weights, buffers, activations kept. Collective.
+    """`module` with every BatchNorm replaced by one over `groups` groups; weights and buffers kept. Collective.
 
     Raises UserError when neither of `groups` and the number of ranks divides the other.
     """
@@ -36,7 +36,9 @@ def check_groups(groups: int, world: int) -> None:
     """Raise UserError when `method.bn_groups` does not fit the number of ranks."""
     if groups % world and world % groups:
         raise UserError(
-            "method.bn_groups", f"{groups} groups on {world} ranks: neither divides the other", "use a divisor or multiple"
+            "method.bn_groups",
+            f"{groups} groups on {world} ranks: neither divides the other",
+            "use a divisor or multiple",
         )
 
 

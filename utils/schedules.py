@@ -48,7 +48,7 @@ LEARNING_RATES = {
 
 
 def ema_momentum(base: float, final: float | None, clock: Clock) -> float:
-    """Momentum of the update that follows step `clock.step`: `base`, or a cosine from it to `final` where that is given.
+    """Momentum of the update after step `clock.step`: `base`, or a cosine from it to `final` where that is given.
 
     BYOL (Grill et al. 2020): m(n) = final - (final - base) (cos(pi n / T) + 1) / 2; the first update has n = 1.
     """

@@ -1,6 +1,6 @@
 """The default E-step: KMeans or a Gaussian mixture over all ranks' features, and what it makes of an image."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,9 @@ class EStepConfig(Section):
     )
     covariance: Literal["full", "tied", "diag", "spherical"] = Field("diag", description="covariances of gmm")
     n_clusters: int | None = Field(None, ge=1, description="K; null: the number of classes of the data set")
-    every_epochs: int | None = Field(None, ge=1, description="epochs from one E-step to the next; null: the method's own")
+    every_epochs: int | None = Field(
+        None, ge=1, description="epochs from one E-step to the next; null: the method's own"
+    )
     n_init: int = Field(3, ge=1, description="restarts of an E-step, in all (not per rank)")
     final_n_init: int = Field(10, ge=1, description="restarts of the last E-step, which is scored and saved")
     max_iter: int = Field(300, ge=1, description="passes of KMeans or EM")
@@ -37,7 +39,7 @@ def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: i
     Only statistics (K x D), labels (N,) and, for gmm, responsibilities (N, K) travel.
     """
     features = F.normalize(shard.features, dim=1)  # (n, D)
-    options = {"max_iter": config.max_iter, "tol": config.tol, "n_init": n_init}
+    options: dict[str, Any] = {"max_iter": config.max_iter, "tol": config.tol, "n_init": n_init}
     group = distributed.everyone()
     if config.algorithm == "gmm":
         mixture = GaussianMixture(
@@ -50,7 +52,7 @@ def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: i
             responsibilities=responsibilities,
             extra={"weights": mixture.weights_, "covariances": mixture.covariances_},
         )
-    metric = "cosine" if config.metric == "spherical" else "euclidean"
+    metric: Literal["cosine", "euclidean"] = "cosine" if config.metric == "spherical" else "euclidean"
     kmeans = KMeans(n_clusters, metric=metric, random_state=shard.seed, group=group, **options).fit(features)
     spread = torch.tensor(kmeans.inertia_ / shard.n_rows, dtype=features.dtype, device=features.device)
     return ClusterState(

@@ -1,7 +1,7 @@
 """Encoders: small nets for tiny images, ResNets with three stems, any timm network. Each gives (B, feature_dim)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import nn
@@ -102,10 +102,13 @@ def _timm(config: EncoderConfig, image_shape: tuple[int, int, int]) -> tuple[nn.
     known = timm.list_models()
     if name not in known:
         raise UserError("encoder.name", f"{name!r} is unknown to timm" + did_you_mean(name, known))
-    options = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate, "in_chans": image_shape[0]}
+    options: dict[str, Any] = {
+        "drop_rate": config.drop_rate,
+        "drop_path_rate": config.drop_path_rate,
+        "in_chans": image_shape[0],
+    }
     try:
         net = timm.create_model(name, num_classes=0, img_size=image_shape[1:], **options)
     except TypeError:  # convolutional nets take any size and know no such argument
         net = timm.create_model(name, num_classes=0, **options)
-    return net, net.num_features
-
+    return net, int(net.num_features)  # type: ignore[arg-type]

@@ -40,7 +40,9 @@ def small_normal_(head: nn.Module, std: float = 0.01) -> nn.Module:
     return head
 
 
-def online_network(encoder: nn.Module, feature_dim: int, hidden_dim: int, projection_dim: int, bias: bool) -> nn.Sequential:
+def online_network(
+    encoder: nn.Module, feature_dim: int, hidden_dim: int, projection_dim: int, bias: bool
+) -> nn.Sequential:
     """Encoder and projector in a row, as `.encoder` and `.projector`: (B, C, H, W) to (B, projection_dim)."""
     projector = MLP(feature_dim, hidden_dim, projection_dim, bias=bias)
     return nn.Sequential(OrderedDict(encoder=encoder, projector=projector))

@@ -19,7 +19,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def write(self, features: Tensor, rows: Tensor) -> None:
-        """Put (B, D) features and their (B,) row ids over the oldest. All ranks must write the same, in the same order."""
+        """Put (B, D) features and their (B,) row ids over the oldest; the same on all ranks, in the same order."""
         size = len(self.rows)
         features, rows = features[-size:], rows[-size:]
         places = (self.cursor + torch.arange(len(rows), device=rows.device)) % size

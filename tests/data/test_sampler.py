@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.sampler import Sampler, balanced_weights, part
+from data.sampler import Sampler, balanced_weights, draw_rows, part
 from utils.errors import UserError
 
 
@@ -78,3 +78,11 @@ def test_resampling_repeats_rows_of_a_small_cluster() -> None:
     labels = torch.tensor([0] * 100 + [1])
     rows = torch.cat(list(Sampler(101, 101, seed=5).epoch(0, labels=labels, n_clusters=2)))
     assert (rows == 100).sum() > 20
+
+
+def test_a_draw_on_the_border_goes_to_the_row_after_it_never_to_one_without_weight() -> None:
+    weights, numbers = (
+        torch.tensor([0.0, 1.0, 1.0, 0.0]).double(),
+        torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64),
+    )
+    assert draw_rows(weights, numbers).tolist() == [1, 2, 2]

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,10 @@ def evaluated(rank: int, world: int, folder: str, split: tuple[torch.Tensor, tor
     place.mkdir(exist_ok=True)
     run = fake_run(place, split=split)
     run.source.truth = torch.arange(101) % 5 % 3
-    return evaluate(run)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = evaluate(run)
+    return {**result, "speaks": printed.getvalue() != ""}
 
 
 @pytest.mark.parametrize("split", [None, SPLIT])
@@ -98,6 +103,7 @@ def test_two_and_four_ranks_find_what_one_finds(
     results = [result for world in (1, 2, 4) for result in run_ranks(world, evaluated, str(tmp_path), split)]
     for result in results:
         result.pop("command")
+    assert [result.pop("speaks") for result in results] == [True, True, False, True, False, False, False]
     assert all(result == results[0] for result in results)
     files = [(tmp_path / world / "assignments.csv").read_text() for world in ("1", "2", "4")]
     assert files[0] == files[1] == files[2]

@@ -60,7 +60,9 @@ def test_saved_and_loaded_gives_the_same_features(name: str) -> None:
     other.method.load_state_dict(run.method.state_dict())
     rows = torch.arange(5)
     for what in ("embed", "encode"):
-        ours, theirs = (map_rows(getattr(r.method, what), r.method, r.store, r.views, rows, "fp32") for r in (run, other))
+        ours, theirs = (
+            map_rows(getattr(r.method, what), r.method, r.store, r.views, rows, "fp32") for r in (run, other)
+        )
         assert torch.equal(ours, theirs)
     assert ours.shape == (5, 16)
 

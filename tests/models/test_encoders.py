@@ -35,7 +35,9 @@ def test_encoder_has_the_published_size_and_gives_its_features(
         assert net.eval()(torch.zeros(2, *shape)).shape == (2, feature_dim)
 
 
-@pytest.mark.parametrize(("stem", "size", "side"), [("cifar", 32, 4), ("cifar", 96, 12), ("stl", 96, 7), ("imagenet", 96, 3)])
+@pytest.mark.parametrize(
+    ("stem", "size", "side"), [("cifar", 32, 4), ("cifar", 96, 12), ("stl", 96, 7), ("imagenet", 96, 3)]
+)
 def test_stems_give_the_published_last_map(stem: str, size: int, side: int) -> None:
     net, _ = build_encoder(EncoderConfig(name="resnet18", stem=stem), (3, size, size))
     maps: list[torch.Size] = []

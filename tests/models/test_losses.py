@@ -76,7 +76,9 @@ def test_scattering_equals_the_published_numbers() -> None:
 
 
 def test_total_of_the_two_losses_equals_the_published_number() -> None:
-    scattering = prototype_scattering([z(8, 6, 0), z(8, 6, 1)], [z(8, 6, 3), z(8, 6, 2)], one_hot(LABELS, 3), temperature=0.5)
+    scattering = prototype_scattering(
+        [z(8, 6, 0), z(8, 6, 1)], [z(8, 6, 3), z(8, 6, 2)], one_hot(LABELS, 3), temperature=0.5
+    )
     alignment = (byol_loss(z(8, 6, 4), z(8, 6, 3)) + byol_loss(z(8, 6, 5), z(8, 6, 2))) / 2
     assert (alignment + 0.1 * scattering).item() == pytest.approx(1.61960507263, abs=1e-11)
 
@@ -110,7 +112,11 @@ def test_queue_rows_join_both_sides() -> None:
     q = z(8, 6, 0).requires_grad_()
     queue = torch.nn.functional.normalize(z(6, 6, 12), dim=1)
     loss = prototype_scattering(
-        [q], [z(8, 6, 3)], one_hot(LABELS, 3), temperature=0.5, queue=(queue, one_hot(torch.tensor([2, 1, 0, 2, 2, 1]), 3))
+        [q],
+        [z(8, 6, 3)],
+        one_hot(LABELS, 3),
+        temperature=0.5,
+        queue=(queue, one_hot(torch.tensor([2, 1, 0, 2, 2, 1]), 3)),
     )
     loss.backward()
     assert loss.item() == pytest.approx(0.285643912237, abs=1e-11)
@@ -130,7 +136,9 @@ def test_soft_memberships_equal_the_loop() -> None:
     soft = torch.softmax(3 * torch.randn(11, 3, dtype=torch.float64), 1)
     soft = torch.cat([soft, torch.full((11, 1), 0.01, dtype=torch.float64)], 1)  # the last is absent: 0.11 in all
     loss = prototype_scattering([q], [k], soft, temperature=0.5)
-    assert loss.item() == pytest.approx(float(prototype_scattering_loop(q.numpy(), k.numpy(), soft.numpy(), 0.5)), abs=1e-12)
+    assert loss.item() == pytest.approx(
+        float(prototype_scattering_loop(q.numpy(), k.numpy(), soft.numpy(), 0.5)), abs=1e-12
+    )
 
 
 def scatter_over_ranks(rank: int, world: int, labels: Tensor) -> tuple[float, Tensor]:

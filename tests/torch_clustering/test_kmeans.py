@@ -104,9 +104,15 @@ def test_relocation_leaves_a_row_that_is_alone_in_its_cluster() -> None:
     assert model.cluster_centers_.flatten().tolist() == [0.5, 12.0, 3.0]
 
 
+def test_relocation_takes_no_row_of_weight_zero() -> None:
+    x, weight = torch.tensor([[0.0], [1.0], [3.0], [12.0]]), [1, 1, 1, 0]
+    model = KMeans(2, init=torch.tensor([[0.0], [99.0]]), max_iter=1).fit(x, weight)
+    assert model.cluster_centers_.flatten().tolist() == [0.5, 3.0]
+
+
 def test_more_restarts_keep_the_least_inertia_and_the_first_among_equals() -> None:
     x = made_rows(60, 5)
-    single = [KMeans(7, init="random", random_state=3, n_init=n).fit(x).inertia_ for n in (1, 5)]
+    single = [KMeans(7, init="random", random_state=2, n_init=n).fit(x).inertia_ for n in (1, 5)]
     assert single[1] < single[0]
     easy = torch.tensor([[0.0], [0.1], [10.0], [10.1], [50.0], [50.1]])
     labels = [KMeans(3, n_init=n).fit(easy).labels_.tolist() for n in (1, 13)]

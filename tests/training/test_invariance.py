@@ -13,7 +13,7 @@ from training.loop import train
 
 CASES: dict[str, dict[str, Any]] = {
     "propos, one BatchNorm group": {"method": "propos", "method__bn_groups": 1},
-    "propos, four groups, two forwards": {"method": "propos", "method__bn_groups": 4, "method__views_in_one_forward": False},
+    "propos, four groups, two forwards": {"method": "propos", "method__bn_groups": 4},
     "propos, joint forward, queue, resampling": {
         "method": "propos", "method__bn_groups": 2, "method__views_in_one_forward": True, "method__queue_size": 96,
         "method__resample": True,

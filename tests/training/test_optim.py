@@ -8,7 +8,6 @@ from training.optim import OptimConfig, build_optimizer, set_learning_rates
 from utils.clock import Clock
 
 
-
 def start() -> tuple[nn.Parameter, nn.Parameter]:
     i, j = torch.arange(4, dtype=torch.float64)[:, None], torch.arange(3, dtype=torch.float64)
     return nn.Parameter(0.5 * torch.sin(1 + 3 * i + j)), nn.Parameter(0.2 * torch.cos(i[:, 0]))
@@ -35,20 +34,24 @@ def three_steps(config: OptimConfig, rates: tuple[float, ...]) -> tuple[Tensor, 
     [
         ({"name": "sgd"}, (0.1,) * 3, [-0.0572311932333, -0.0922101474528, -0.411214888232],
          [0.158508285121, 0.0883052457066, -0.0630852293704, -0.156475435497]),
-        ({"name": "sgd", "decay_norm_and_bias": True}, (0.1,) * 3, [-0.0572311932333, -0.0922101474528, -0.411214888232],
+        ({"name": "sgd", "decay_norm_and_bias": True}, (0.1,) * 3,
+         [-0.0572311932333, -0.0922101474528, -0.411214888232],
          [0.158454240944, 0.0882767342463, -0.0630619948083, -0.156421816662]),
         ({"name": "lars", "lars_variant": "you2017"}, (1.6,) * 3, [0.417069948726, 0.450455032332, 0.0668650769082],
          [-0.463867438057, -0.208022986299, 0.239076839716, 0.466370521855]),
         ({"name": "lars", "lars_variant": "you2017", "decay_norm_and_bias": True}, (1.6,) * 3,
-         [0.417069948726, 0.450455032332, 0.0668650769082], [0.198597387988, 0.107426453964, -0.0825118664122, -0.196589157332]),
-        ({"name": "lars", "lars_variant": "you2017"}, (1.6, 0.8, 0.4), [0.418026814024, 0.451707944184, 0.0681072388592],
+         [0.417069948726, 0.450455032332, 0.0668650769082],
+         [0.198597387988, 0.107426453964, -0.0825118664122, -0.196589157332]),
+        ({"name": "lars", "lars_variant": "you2017"}, (1.6, 0.8, 0.4),
+         [0.418026814024, 0.451707944184, 0.0681072388592],
          [-0.308719828213, -0.277389044511, 0.00897194746914, 0.287084172322]),
         ({"name": "lars", "lars_variant": "larc"}, (1.6, 0.8, 0.4), [0.418945379309, 0.452675688407, 0.0688871942823],
          [-0.133608230217, -0.118455599602, 0.00560456300179, 0.124511916228]),
         ({"name": "lars", "lars_variant": "mocov3"}, (1.6,) * 3, [0.417069824626, 0.450454890146, 0.0668649514536],
          [-0.463867438057, -0.208022986299, 0.239076839716, 0.466370521855]),
         ({"name": "lars", "lars_variant": "mocov3", "decay_norm_and_bias": True}, (1.6,) * 3,
-         [0.417069824626, 0.450454890146, 0.0668649514536], [0.198597351262, 0.107426490863, -0.0825117898125, -0.196589111457]),
+         [0.417069824626, 0.450454890146, 0.0668649514536],
+         [0.198597351262, 0.107426490863, -0.0825117898125, -0.196589111457]),
         ({"name": "lars", "lars_variant": "mocov3"}, (1.6, 0.8, 0.4), [0.418945318836, 0.452675621704, 0.0688871376826],
          [-0.133608230217, -0.118455599602, 0.00560456300179, 0.124511916228]),
     ],
@@ -80,7 +83,12 @@ def test_groups_go_by_shape_not_by_name() -> None:
     parts = {"online": [*net.parameters(), frozen], "predictor": list(predictor.parameters())}
     groups = build_optimizer(OptimConfig(weight_decay=0.3), parts).param_groups
     found = [(g["part"], g["weight_decay"], sorted(p.ndim for p in g["params"])) for g in groups]
-    assert found == [("online", 0.3, [2, 2]), ("online", 0.0, [1, 1, 1, 1]), ("predictor", 0.3, [2]), ("predictor", 0.0, [1])]
+    assert found == [
+        ("online", 0.3, [2, 2]),
+        ("online", 0.0, [1, 1, 1, 1]),
+        ("predictor", 0.3, [2]),
+        ("predictor", 0.0, [1]),
+    ]
 
 
 @pytest.mark.parametrize(("fixed", "expected"), [(False, 10 * 0.025), (True, 10 * 0.05)])
@@ -94,7 +102,9 @@ def test_predictor_has_its_own_learning_rate(fixed: bool, expected: float) -> No
 def test_fused_sgd_equals_the_plain_one() -> None:
     w, b = three_steps(OptimConfig(), (0.1, 0.2, 0.3))
     pw, pb = start()
-    plain = torch.optim.SGD([{"params": [pw]}, {"params": [pb], "weight_decay": 0.0}], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    plain = torch.optim.SGD(
+        [{"params": [pw]}, {"params": [pb], "weight_decay": 0.0}], lr=0.1, momentum=0.9, weight_decay=5e-4
+    )
     for step, rate in enumerate((0.1, 0.2, 0.3), 1):
         pw.grad, pb.grad = gradients(step)
         for group in plain.param_groups:

@@ -26,7 +26,10 @@ def layer() -> nn.BatchNorm2d:
 
 def images() -> tuple[Tensor, Tensor]:
     """Rows whose mean moves along the batch, so that every group and rank sees other data; and an upstream gradient."""
-    x = z(ROWS, CHANNELS * SIDE * SIDE, 0).view(ROWS, CHANNELS, SIDE, SIDE) + torch.arange(ROWS).view(-1, 1, 1, 1) ** 1.5
+    x = (
+        z(ROWS, CHANNELS * SIDE * SIDE, 0).view(ROWS, CHANNELS, SIDE, SIDE)
+        + torch.arange(ROWS).view(-1, 1, 1, 1) ** 1.5
+    )
     return x, z(ROWS, CHANNELS * SIDE * SIDE, 1).view(ROWS, CHANNELS, SIDE, SIDE)
 
 
