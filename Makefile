@@ -1,8 +1,8 @@
-# make demo: train on real digits, then look; make test, make lint: as CI does; make lock: renew requirements.lock.
+# make demo: train on real digits, then look; make test, make lint: as CI does; make docs: docs/config.md; make lock: requirements.lock.
 PY ?= $(shell command -v python3.11 || command -v python3)
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test lint format docs lock clean
 
 demo: .venv/.installed
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 main.py config/digits_propos.yml
@@ -18,6 +18,9 @@ lint: .venv/.installed
 format: .venv/.installed
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+docs: .venv/.installed
+	.venv/bin/python -m training.settings > docs/config.md
 
 # torch stays out of the lock (requirements.txt pins it: one version, a CPU and a CUDA build), and so do its CUDA
 # packages: the lock is resolved as for macOS, where torch has none

@@ -4,9 +4,7 @@ Words are parsed before torch is imported. Errors of the user cost one line and 
 """
 
 import argparse
-import ctypes
 import os
-import signal
 import sys
 import time
 import traceback
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError, did_you_mean
+from utils.process import die_with_launcher, keep_freed_memory
 
 if TYPE_CHECKING:
     from training.build import Run
@@ -44,6 +43,7 @@ EXAMPLES = """examples:
 def main(words: list[str]) -> int:
     """Run the command that `words` name; returns the exit code."""
     die_with_launcher()
+    keep_freed_memory()
     located: Callable[[UserError], str] = str
     try:
         command, arguments = parse(words)
@@ -173,8 +173,9 @@ def run_epochs(run: "Run", log: "Log") -> None:
     for epoch in epochs(run, log):
         if every is not None and not epoch.clock.finished and epoch.clock.whole_epochs % every == 0:
             scores = epoch_scores(run, epoch.state, epoch.clock)
-            log.metrics("eval", epoch.clock.step, epoch.clock.epoch, scores)
-            log.say("           " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+            if scores:  # a source without ground truth has none
+                log.metrics("eval", epoch.clock.step, epoch.clock.epoch, scores)
+                log.say("    " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     evaluate(run)
     if run.directory is not None:
         run.directory.set_status("completed", run.clock.step)
@@ -250,14 +251,6 @@ def report(line: str) -> int:
         time.sleep(10)
     print(f"error: {line}", file=sys.stderr, flush=True)
     return 2
-
-
-def die_with_launcher() -> None:
-    """On Linux a rank ends when its launcher does: a killed torchrun leaves no orphans. Before torch starts threads."""
-    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1:
-            os._exit(1)
 
 
 def leave(code: int) -> None:

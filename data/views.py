@@ -112,6 +112,13 @@ class Views:
         pixels = self._scale(images)
         return [self._view(pixels, number, draws) for number in range(self.config.n_views)]
 
+    def partner(self, images: Tensor, draws: Draws, place: int) -> Tensor:
+        """(B, C, H, W) one view of other images that join the batch, by the last view's operations, with its own draws.
+
+        place: 0 for the first set of such images, 1 for the second.
+        """
+        return self._view(self._scale(images), self.config.n_views + place, draws)
+
     def clean(self, images: Tensor) -> Tensor:
         """(B, C, H, W) the images themselves, normalised, channels_last: what evaluation and the E-step see."""
         return self._normalize(self._scale(images))

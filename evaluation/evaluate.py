@@ -1,11 +1,12 @@
-"""All scores of a run, with their protocol: a table, evaluation.json and assignments.csv. Trains nothing."""
+"""All scores of a run, with their protocol: a table, evaluation.json, assignments.csv, clusters.png. Trains nothing."""
 
 import sys
 from typing import Any
 
 from evaluation.knn import score_knn
+from evaluation.picture import write_picture
 from evaluation.pixel_baseline import cluster_pixels
-from evaluation.predict import write_assignments
+from evaluation.predict import assign_rows, write_assignments
 from evaluation.scores import cluster_sizes, external_scores, scored_state, table
 from training.build import Run
 from utils import distributed
@@ -13,7 +14,7 @@ from utils.files import write_json
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """The scores of the run's present state; rank 0 prints them and writes the two files. Collective.
+    """The scores of the run's present state; rank 0 prints them and writes the files. Collective.
 
     Nothing of the run changes: neither weights, nor its state, nor its checkpoints. A run without a directory
     (`run.debug`) writes nothing. Returned on every rank: what evaluation.json holds.
@@ -44,8 +45,10 @@ def evaluate(run: Run) -> dict[str, Any]:
         "clusters": cluster_sizes(state.labels, n_clusters),
     }
     if run.directory is not None:
-        write_assignments(run, state, run.directory.path / "assignments.csv")
+        found = assign_rows(run, state)
         if distributed.is_main():
+            write_assignments(run, found, run.directory.path / "assignments.csv")
+            write_picture(run, found, run.directory.path / "clusters.png")
             write_json(run.directory.path / "evaluation.json", result)
     if distributed.is_main():
         print(table(result), flush=True)

@@ -59,14 +59,11 @@ def assign_rows(run: Run, state: ClusterState) -> Assignments:
     return Assignments(clusters[:, 0].cpu(), numbers[:, 0].cpu(), numbers[:, 1].cpu(), clusters[:, 1].cpu())
 
 
-def write_assignments(run: Run, state: ClusterState, path: Path) -> None:
-    """Write `path`: a line a row with its image, cluster, confidence, distance, runner-up. Rank 0 writes. Collective.
+def write_assignments(run: Run, found: Assignments, path: Path) -> None:
+    """Write `path`: a line a row with its image, cluster, confidence, distance, runner-up. Rank 0 alone calls.
 
     An empty field: no centre to be distant from, or no second cluster.
     """
-    found = assign_rows(run, state)
-    if not distributed.is_main():
-        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

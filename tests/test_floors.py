@@ -110,3 +110,11 @@ def test_no_test_folder_is_a_package() -> None:
 def test_no_file_is_longer_than_its_budget() -> None:
     lines = {file: len(file.read_text().splitlines()) for room in FLOORS for file in (ROOT / room).rglob("*.py")}
     assert {str(file.relative_to(ROOT)): n for file, n in lines.items() if n > 300} == {}
+
+
+def test_ground_truth_is_spoken_of_where_it_is_read_and_judged_only() -> None:
+    allowed = (ROOT / "data" / "sources", ROOT / "evaluation")
+    files = [file for room in FLOORS[1:-1] for file in (ROOT / room).rglob("*.py")] + [ROOT / "main.py"]
+    outside = [file for file in files if not any(place in file.parents for place in allowed)]
+    assert len(outside) > 30
+    assert [str(file) for file in outside if "read_truth" in file.read_text() or "truth =" in file.read_text()] == []

@@ -21,7 +21,14 @@ def call(*words: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
     """main.py with `words`, under torchrun on several ranks."""
     program = [sys.executable, "main.py"]
     if ranks > 1:
-        program = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "main.py"]
+        program = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={ranks}",
+            "main.py",
+        ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
     return subprocess.run([*program, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
@@ -49,8 +56,14 @@ DIGITS = "config/digits_propos.yml"
         ([DIGITS, "optim.epochs=0"], "command line: optim.epochs: 0 is not at least 1 (default 100)"),
         ([DIGITS, "optim.epochs=1.5"], "command line: optim.epochs: 1.5 is not a whole number (default 100)"),
         ([DIGITS, "method.name=prpos"], "command line: method.name: prpos is unknown (did you mean propos?)"),
-        ([DIGITS, "encoder.name=resnet19"], "command line: encoder.name: 'resnet19' is unknown (did you mean resnet18?)"),
-        ([DIGITS, "encoder.name=timm:resnet19"], "command line: encoder.name: 'resnet19' is unknown to timm (did you mean"),
+        (
+            [DIGITS, "encoder.name=resnet19"],
+            "command line: encoder.name: 'resnet19' is unknown (did you mean resnet18?)",
+        ),
+        (
+            [DIGITS, "encoder.name=timm:resnet19"],
+            "command line: encoder.name: 'resnet19' is unknown to timm (did you mean",
+        ),
         ([DIGITS, "data.name=digit"], "command line: data.name: 'digit' is unknown (did you mean digits?)"),
         ([DIGITS, "data.name=folder", "data.root={dir}/none"], "command line: data.root: "),
         ([DIGITS, "data.name=folder", "data.root={dir}/photos"], "{dir}/photos: none of its 1 image files can be read"),
@@ -63,7 +76,10 @@ DIGITS = "config/digits_propos.yml"
             "command line: estep.n_clusters: 1797 images for n_clusters=1798; add images or set estep.n_clusters to 1797",
         ),
         ([DIGITS, "optim.global_batch=1798"], "command line: optim.global_batch: 1798 is more than the 1797 rows"),
-        ([DIGITS, "method.bn_groups=3"], "config/base/digits.yml:6: optim.global_batch: micro-batches of 64 rows cannot be"),
+        (
+            [DIGITS, "method.bn_groups=3"],
+            "config/base/digits.yml:6: optim.global_batch: micro-batches of 64 rows cannot be",
+        ),
         ([DIGITS, "optim.accumulation=7"], "command line: optim.accumulation: 7 does not divide global_batch 64"),
         ([DIGITS, "run.resume=auto"], "command line: run.resume: auto needs run.name"),
         (["resume", "{dir}"], "{dir}: no run here (config.yml is missing)"),

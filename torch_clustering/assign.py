@@ -21,19 +21,19 @@ def nearest(x: Tensor, centers: Tensor) -> Tensor:
         centers: (K, D) float64.
     """
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    origin = centers.mean(0).to(x.dtype)                                      # (D,)
-    moved = centers - origin                                                  # (K, D) same distances, smaller norms
+    origin = centers.mean(0).to(x.dtype)  # (D,)
+    moved = centers - origin  # (K, D) same distances, smaller norms
     radius = moved.norm(dim=1).max()
     weight, bias = (-2 * moved).to(x.dtype), moved.square().sum(1).to(x.dtype)
-    error = 2 * _relative_error(x) * radius                                   # of a score per unit of |x| + radius / 2
+    error = 2 * _relative_error(x) * radius  # of a score per unit of |x| + radius / 2
     slices = chunks(len(x), x.shape[1] + len(centers), x.device)
     rows = slices[0].stop if slices else 0
     shifted, products = x.new_empty((rows, x.shape[1])), x.new_empty((rows, len(centers)))
     for part in slices:
         block = x[part]
-        near = torch.sub(block, origin, out=shifted[: len(block)])            # (b, D)
-        scores = torch.addmm(bias, near, weight.T, out=products[: len(block)])   # (b, K) = |x - c|² - |x|²
-        own = _argmin(scores)                                                 # (b,)
+        near = torch.sub(block, origin, out=shifted[: len(block)])  # (b, D)
+        scores = torch.addmm(bias, near, weight.T, out=products[: len(block)])  # (b, K) = |x - c|² - |x|²
+        own = _argmin(scores)  # (b,)
         slack = 2 * error * (torch.linalg.vector_norm(near, dim=1) + radius / 2)
         close = scores <= (scores.gather(1, own[:, None])[:, 0] + slack).to(x.dtype)[:, None]
         if int(close.count_nonzero()) > len(block):

@@ -32,19 +32,19 @@ class Densities:
         n_components, width = means.shape
         self.kind, self.means = kind, means
         if kind in ("full", "tied"):
-            self.whitening = _whitening(mixture.covariances)                  # (K, D, D) or (D, D)
+            self.whitening = _whitening(mixture.covariances)  # (K, D, D) or (D, D)
             log_scale = self.whitening.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         else:
             variances = mixture.covariances.reshape(n_components, -1).expand(-1, width)
             log_scale = -0.5 * _checked(variances).log().sum(1)
         if kind == "full":
             self.columns = self.whitening.transpose(0, 1).reshape(width, -1)  # (D, K D)
-            self.shift = (means[:, None] @ self.whitening).reshape(-1)        # (K D,)
+            self.shift = (means[:, None] @ self.whitening).reshape(-1)  # (K D,)
         elif kind == "tied":
             self.means, self.precisions = means @ self.whitening, torch.ones_like(means)
         else:
-            self.precisions = 1 / variances                                   # (K, D)
-        self.constant = mixture.weights.log() + log_scale - 0.5 * width * math.log(2 * math.pi)   # (K,)
+            self.precisions = 1 / variances  # (K, D)
+        self.constant = mixture.weights.log() + log_scale - 0.5 * width * math.log(2 * math.pi)  # (K,)
 
     def log_joint(self, x: Tensor) -> Tensor:
         """(b, K) log(weight_k N(x | mean_k, covariance_k)) of rows x (b, D)."""
@@ -62,7 +62,7 @@ class Densities:
             return (x @ self.columns - self.shift).view(len(x), len(self.means), -1).square().sum(2)
         if self.kind == "tied":
             x = x @ self.whitening
-        scaled = self.means * self.precisions                                 # (K, D)
+        scaled = self.means * self.precisions  # (K, D)
         squared = x.square() @ self.precisions.T - 2 * x @ scaled.T + (self.means * scaled).sum(1)
         return squared.clamp_(min=0)
 
@@ -83,7 +83,7 @@ class Statistics:
     @classmethod
     def of(cls, kind: Kind, x: Tensor, responsibilities: Tensor, log_likelihood: Tensor) -> "Statistics":
         """Those of one chunk: x (b, D), responsibilities (b, K), log_likelihood (b,)."""
-        weighted = responsibilities.T                                         # (K, b)
+        weighted = responsibilities.T  # (K, b)
         if kind == "full":
             squares = (weighted[:, None] * x.T) @ x
         elif kind == "tied":
@@ -105,7 +105,7 @@ class Statistics:
 
 def maximize(kind: Kind, statistics: Statistics, reg_covar: float) -> Mixture:
     """The mixture of greatest expected likelihood; `reg_covar` is added once to each variance."""
-    size = statistics.size + 10 * torch.finfo(torch.float64).eps              # (K,)
+    size = statistics.size + 10 * torch.finfo(torch.float64).eps  # (K,)
     means = statistics.sums / size[:, None]
     if kind == "full":
         covariances = statistics.squares / size[:, None, None] - means[:, :, None] * means[:, None]

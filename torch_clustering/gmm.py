@@ -128,7 +128,7 @@ class GaussianMixture:
         total = Statistics.of(self.covariance_type, origin.new_zeros((0, len(origin))), nothing, nothing[:, 0])
         flat = total.flat()
         for part in self._chunks(shard.x):
-            x = shard.x[part] - origin                                        # (b, D)
+            x = shard.x[part] - origin  # (b, D)
             flat += Statistics.of(self.covariance_type, x, *expect(x, part)).flat()
         return total.like(sum_over_ranks(flat, shard.group))
 

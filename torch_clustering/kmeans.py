@@ -88,7 +88,7 @@ class KMeans:
         if best.n_used < self.n_clusters:
             warn(f"{best.n_used} of {self.n_clusters} clusters have rows; the rows may have fewer distinct values")
         self.labels_, self.cluster_centers_ = self._settle_zero_rows(shard.x, best.labels), best.centers
-        self.inertia_ = best.inertia / 2 if self.metric == "cosine" else best.inertia         # 1 - cos = |u - c|² / 2
+        self.inertia_ = best.inertia / 2 if self.metric == "cosine" else best.inertia  # 1 - cos = |u - c|² / 2
         self.n_iter_, self.n_relocated_ = best.n_iter, best.n_relocated
         return self
 

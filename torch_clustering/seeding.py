@@ -30,7 +30,7 @@ def kmeans_plus_plus(shard: Shard, n_clusters: int, draws: np.random.Generator) 
     trials = 2 + int(math.log(n_clusters))
     weight_quanta = to_integers(shard.weights, quantum(shard.weights, shard))
     chosen = fetch_rows(shard, draw_rows(weight_quanta, draws.random(1), shard))
-    closest = squared_distances(shard.x, chosen)[:, 0]                        # (n,) to the nearest centre so far
+    closest = squared_distances(shard.x, chosen)[:, 0]  # (n,) to the nearest centre so far
     while len(chosen) < n_clusters:
         scale = quantum(shard.weights * closest, shard)
         if scale == 0:
@@ -48,10 +48,10 @@ def next_center(shard: Shard, closest: Tensor, scale: float, uniforms: np.ndarra
     closest (n,) float64: squared distance of own rows to the nearest centre so far; uniforms (L,) in [0, 1).
     """
     rows = draw_rows(to_integers(shard.weights * closest, scale), uniforms, shard)
-    candidates = fetch_rows(shard, rows)                                      # (L, D)
-    left = torch.minimum(closest[:, None], squared_distances(shard.x, candidates))             # (n, L)
+    candidates = fetch_rows(shard, rows)  # (L, D)
+    left = torch.minimum(closest[:, None], squared_distances(shard.x, candidates))  # (n, L)
     quanta = to_integers(shard.weights[:, None] * left, scale)
-    potentials = sum_over_ranks(quanta.sum(0), shard.group).tolist()          # L
+    potentials = sum_over_ranks(quanta.sum(0), shard.group).tolist()  # L
     best = potentials.index(min(potentials))
     return candidates[best : best + 1], left[:, best]
 
@@ -81,12 +81,12 @@ def draw_rows(quanta: Tensor, uniforms: np.ndarray, shard: Shard) -> list[int]:
 
     For each u in [0, 1) the first row whose cumulative sum exceeds u * total: a row of mass 0 is never drawn.
     """
-    cumulative = quanta.cumsum(0)                                             # (n,)
+    cumulative = quanta.cumsum(0)  # (n,)
     own = cumulative[-1:].sum()
     totals = gather(own, shard.group).tolist()
     total, before = sum(totals), sum(totals[: rank(shard.group)])
     targets = [min(int(u * total), total - 1) + 1 for u in uniforms.tolist()]
-    mine = torch.tensor([target - before for target in targets], device=quanta.device)         # (L,)
+    mine = torch.tensor([target - before for target in targets], device=quanta.device)  # (L,)
     found = torch.searchsorted(cumulative, mine) + shard.first
     found = torch.where((mine > 0) & (mine <= own), found, 0)
     return sum_over_ranks(found, shard.group).tolist()

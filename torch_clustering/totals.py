@@ -22,7 +22,7 @@ def update_totals_(totals: Tensor, shard: Shard, changed: Tensor, previous: Tens
     for part in chunks(len(changed), 2 * totals.shape[1], totals.device):
         rows = changed[part]
         weights = shard.weights[rows, None]
-        terms = torch.cat([shard.x[rows] * weights, weights, (weights > 0).double()], 1)       # (b, D + 2)
+        terms = torch.cat([shard.x[rows] * weights, weights, (weights > 0).double()], 1)  # (b, D + 2)
         totals.index_add_(0, labels[rows], terms)
         leaving = previous[rows] >= 0
         if bool(leaving.any()):
@@ -54,16 +54,16 @@ def relocate_empty_(totals: Tensor, shard: Shard, centers: Tensor, labels: Tenso
     empty = without_center(totals, spherical).nonzero()[:, 0].tolist()
     if not empty:
         return 0
-    squared = own_squared_distances(shard.x, centers, labels)                 # (n,)
+    squared = own_squared_distances(shard.x, centers, labels)  # (n,)
     # equal rows lie within rounding of their mean: that is no distance
     rounding = 1e-24 * centers.square().sum(1)[labels]
     squared = torch.where((shard.weights > 0) & (squared > rounding), squared, 0)
     farthest = squared.sort(descending=True, stable=True).indices[: len(empty) + len(centers)]
-    offers = totals.new_zeros((len(empty) + len(centers), 4))                 # per cluster at most one row must stay
+    offers = totals.new_zeros((len(empty) + len(centers), 4))  # per cluster at most one row must stay
     columns = [squared[farthest], farthest + shard.first, labels[farthest], shard.weights[farthest]]
     offers[: len(farthest)] = torch.stack([column.double() for column in columns], 1)
     members = totals[:, -1].tolist()
-    moves: list[tuple[int, int, float]] = []                                  # (global row, its cluster, its weight)
+    moves: list[tuple[int, int, float]] = []  # (global row, its cluster, its weight)
     everywhere = gather(offers, shard.group).flatten(0, 1).tolist()
     for distance, row, label, weight in sorted(everywhere, key=lambda offer: (-offer[0], offer[1])):
         if distance > 0 and members[int(label)] > 1 and len(moves) < len(empty):

@@ -1,5 +1,6 @@
 """From settings to a run: data, networks, optimiser, clock, and what a checkpoint says."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from training.run_dir import RunDirectory
 from training.settings import Settings
 from utils import distributed
 from utils.clock import Clock
-from utils.doctor import environment
+from utils.doctor import computes_bf16, environment
 from utils.draws import Draws, derived_seed
 from utils.errors import UserError
 from utils.group_batchnorm import convert_batchnorm
@@ -49,8 +50,11 @@ class Run:
         for micro in range(optim.accumulation):
             own, start = part(rows, micro, optim.accumulation, distributed.rank(), distributed.world())
             draws = Draws(self.settings.run.seed, clock.step, start, start + len(own), len(rows))
+            partners = self.method.partners(own, self.state, clock)  # (B, m) or None
+            added = [] if partners is None else list(partners.unbind(1))
             yield Batch(
-                views=self.views(self.store.images(own), draws),
+                views=self.views(self.store.images(own), draws)
+                + [self.views.partner(self.store.images(who), draws, place) for place, who in enumerate(added)],
                 rows=own.to(self.device, non_blocking=True),
                 positions=torch.arange(start, start + len(own), device=self.device),
                 draws=draws,
@@ -81,6 +85,12 @@ def start(settings: Settings) -> torch.device:
     distributed.start(device, settings.run.timeout_seconds)
     torch.backends.cudnn.benchmark = not settings.run.deterministic
     torch.use_deterministic_algorithms(settings.run.deterministic)
+    if distributed.is_main():
+        warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
+    else:
+        warnings.simplefilter("ignore")  # every rank is told the same; rank 0 says it
+    if settings.optim.precision == "bf16" and not computes_bf16():
+        warnings.warn("no bf16 instructions here: optim.precision=fp32 is faster", stacklevel=1)
     return device
 
 

@@ -15,6 +15,7 @@ from training.narrator import Narrator
 from training.step import train_step
 from utils import distributed
 from utils.clock import Clock
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def e_step(run: Run, narrator: Narrator) -> ClusterState:
     shard = embed_shard(
         run.method, run.store, run.views, run.clock, seed=settings.run.seed, precision=settings.optim.precision
     )
+    if distributed.any_rank(not bool(shard.features.isfinite().all())):
+        place, problem = "optim.learning_rate", f"step {run.clock.step}: the features are not finite"
+        raise UserError(place, problem, "lower it, or use optim.precision=fp32")
     state = run.method.e_step(shard, run.state, run.clock)
     narrator.e_step(state, run.state, shard.features, run.clock, time.monotonic() - started)
     return state

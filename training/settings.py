@@ -14,7 +14,7 @@ from models.parts.centers import EStepConfig
 from models.parts.encoders import EncoderConfig
 from training.log import LogConfig
 from training.optim import OptimConfig
-from utils.config import Composed, Section, dump, validate
+from utils.config import Composed, Section, document, dump, validate
 from utils.errors import UserError
 from utils.group_batchnorm import check_groups
 
@@ -115,3 +115,7 @@ def _debug(settings: Settings) -> Settings:
         "log": LogConfig(every_steps=1),
     }
     return Settings(**{f.name: changed.get(f.name, getattr(settings, f.name)) for f in fields(settings)})
+
+
+if __name__ == "__main__":
+    print(document(SECTIONS), end="")  # what docs/config.md holds: make docs

@@ -89,11 +89,14 @@ def torchvision_state() -> str:
 
 def bf16_state() -> str:
     """Whether `optim.precision: bf16` pays here."""
+    return "yes" if computes_bf16() else "slow here: use fp32"
+
+
+def computes_bf16() -> bool:
+    """Whether the device has instructions for bfloat16 products."""
     if torch.cuda.is_available():
-        return "yes" if torch.cuda.is_bf16_supported(including_emulation=False) else "no: use fp32"
-    flags = cpu_flags()
-    found = [name for name in ("avx512_bf16", "amx_bf16", "bf16") if name in flags]
-    return f"yes ({', '.join(found)})" if found else "slow here: no CPU instructions for it"
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:

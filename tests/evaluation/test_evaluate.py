@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from evaluation.evaluate import evaluate
 from evaluation.knn import knn_accuracy, knn_classify, score_knn
@@ -23,6 +24,13 @@ def test_files_hold_what_is_returned_and_the_table_is_printed(
     printed = capsys.readouterr().out
     assert printed.startswith("made: train+test, 101 rows; K = 4, epoch 3, seed 3\n")
     assert printed.splitlines()[2].split() == ["fake", "made", "projection", "1.0000", "1.0000", "1.0000"]
+
+
+def test_picture_shows_a_row_of_sixteen_enlarged_images_per_cluster(tmp_path: Path) -> None:
+    evaluate(fake_run(tmp_path))
+    with Image.open(tmp_path / "clusters.png") as picture:
+        assert picture.size == (16 * (5 * 7 + 2) + 2, 4 * (5 * 7 + 2) + 2)  # 5 px images, seven times as large
+        assert len(set(picture.convert("L").getdata())) > 50
 
 
 def test_scores_and_baseline_stand_beside_their_features(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def read(path: Path) -> list[list[str]]:
 def test_each_row_tells_its_cluster_and_what_comes_next(tmp_path: Path) -> None:
     run = fake_run()
     state = scored_state(run, None, run.clock)
-    write_assignments(run, state, tmp_path / "assignments.csv")
+    write_assignments(run, assign_rows(run, state), tmp_path / "assignments.csv")
     header, *lines = read(tmp_path / "assignments.csv")
     assert header == ["row", "path", "cluster", "confidence", "distance", "runner_up"]
     assert [line[0] for line in lines] == [str(row) for row in range(101)]
@@ -45,7 +45,7 @@ def test_the_cluster_is_the_states_label_even_where_another_is_more_probable() -
 
 def test_one_cluster_has_no_runner_up(tmp_path: Path) -> None:
     run = fake_run(n_clusters=1)
-    write_assignments(run, scored_state(run, None, run.clock), tmp_path / "assignments.csv")
+    write_assignments(run, assign_rows(run, scored_state(run, None, run.clock)), tmp_path / "assignments.csv")
     _, *lines = read(tmp_path / "assignments.csv")
     assert {(line[2], line[3], line[5]) for line in lines} == {("0", "1.000000", "")}
 
@@ -54,14 +54,16 @@ def test_clusters_without_centres_have_no_distance(tmp_path: Path, monkeypatch: 
     run = fake_run()
     state = ClusterState(labels=torch.arange(101) % 4)
     monkeypatch.setattr(run.method, "assign", lambda images, state: torch.full((len(images), 4), 0.25).double())
-    write_assignments(run, state, tmp_path / "assignments.csv")
+    write_assignments(run, assign_rows(run, state), tmp_path / "assignments.csv")
     assert {line[4] for line in read(tmp_path / "assignments.csv")[1:]} == {""}
 
 
 def written(rank: int, world: int, folder: str) -> None:
     run = fake_run()
     state = scored_state(run, None, run.clock)
-    write_assignments(run, state, Path(folder) / f"{world}.csv")
+    found = assign_rows(run, state)
+    if rank == 0:
+        write_assignments(run, found, Path(folder) / f"{world}.csv")
 
 
 def test_assignments_are_equal_on_one_two_and_four_ranks(tmp_path: Path) -> None:

@@ -79,6 +79,20 @@ def test_most_probable_cluster_is_the_label_of_the_e_step(name: str, estep: dict
     assert torch.equal(chosen.argmax(1), state.labels)
 
 
+def test_partners_join_the_batch_with_one_view_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run("byol")
+    rows = next(iter(run.sampler.epoch(0)))
+    alone = next(run.batches(rows, run.clock))
+    monkeypatch.setattr(run.method, "partners", lambda own, state, clock: torch.stack([own, (own + 1) % 1797], 1))
+    joined = next(run.batches(rows, run.clock))
+    assert len(joined.views) == 4
+    assert all(torch.equal(a, b) for a, b in zip(alone.views, joined.views[:2], strict=True))
+    monkeypatch.setattr(run.method, "partners", lambda own, state, clock: ((own + 1) % 1797)[:, None])
+    other = next(run.batches(rows, run.clock)).views[2]
+    assert torch.equal(other, run.views.partner(run.store.images((rows + 1) % 1797), alone.draws, 0))
+    assert not torch.equal(other, joined.views[2])
+
+
 def test_joint_forward_interleaves_views_and_takes_them_apart_again() -> None:
     views = [torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4)]
     seen: list[torch.Tensor] = []

@@ -37,7 +37,7 @@ def test_near_ties_are_decided_by_differences() -> None:
     x = (middle + 20 * torch.randn(499, 61, generator=draws).double() @ _without(across) + steps * across).float()
     assert torch.equal(nearest(x, centers), oracle(x, centers))
     scores = centers.float().square().sum(1) - 2 * x @ centers.float().T
-    assert not torch.equal(scores.argmin(1), oracle(x, centers))              # plain float32 products get some wrong
+    assert not torch.equal(scores.argmin(1), oracle(x, centers))  # plain float32 products get some wrong
 
 
 def _without(direction: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch_clustering import ConvergenceWarning, GaussianMixture
 
 NUMBERS = numbers("gmm")
 CASES = {case["name"]: case for case in NUMBERS["cases"]}
-START = F.one_hot(torch.arange(90) % 3, 3)                                    # (90, 3) rows of labels i mod 3
+START = F.one_hot(torch.arange(90) % 3, 3)  # (90, 3) rows of labels i mod 3
 
 
 def agrees(model: GaussianMixture, expected: dict, tolerance: float = 1e-9) -> bool:

@@ -56,7 +56,7 @@ def test_predict_and_transform_equal_the_stored_numbers() -> None:
 def test_spherical_kmeans_equals_the_stored_numbers() -> None:
     stored = NUMBERS["spherical"]
     x = made_rows(60, 5)
-    lengths = 1.0 + torch.arange(60, dtype=torch.float64)[:, None] % 7                 # a direction is all that counts
+    lengths = 1.0 + torch.arange(60, dtype=torch.float64)[:, None] % 7  # a direction is all that counts
     model = KMeans(4, metric="cosine", init=x[stored["init_rows"]], tol=0).fit(x * lengths)
     expected = stored["expect"]
     assert model.labels_.tolist() == expected["labels"]
@@ -116,7 +116,7 @@ def test_more_restarts_keep_the_least_inertia_and_the_first_among_equals() -> No
     assert single[1] < single[0]
     easy = torch.tensor([[0.0], [0.1], [10.0], [10.1], [50.0], [50.1]])
     labels = [KMeans(3, n_init=n).fit(easy).labels_.tolist() for n in (1, 13)]
-    assert labels[0] == labels[1]                                             # not a permutation found later
+    assert labels[0] == labels[1]  # not a permutation found later
 
 
 def test_settings_decide_and_global_generators_stay_untouched() -> None:

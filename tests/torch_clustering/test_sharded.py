@@ -25,7 +25,7 @@ def rows_of(name: str) -> Tensor:
         return noise
     if name == "duplicates":
         return noise[:23].repeat(22, 1)[:503]
-    return noise[:13]                                                         # "as many as clusters"
+    return noise[:13]  # "as many as clusters"
 
 
 def split(x: Tensor, rank: int, world: int, choice: int) -> Tensor:
@@ -36,12 +36,12 @@ def split(x: Tensor, rank: int, world: int, choice: int) -> Tensor:
 def fit_kmeans(rank: int, world: int, choice: int, name: str, dtype: str, settings: dict[str, Any]) -> list[Any]:
     x = rows_of(name).to(getattr(torch, dtype))
     if settings.get("init") == "far":
-        settings = {**settings, "init": torch.cat([x[:2], x[2:5] + 100])}     # three clusters start empty
+        settings = {**settings, "init": torch.cat([x[:2], x[2:5] + 100])}  # three clusters start empty
     weight = 1 + torch.arange(len(x)) % 3 if settings.get("weighted") else None
     arguments = {key: value for key, value in settings.items() if key != "weighted"}
     model = KMeans(**arguments, group=dist.group.WORLD if world > 1 else None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                       # fewer distinct rows than clusters
+        warnings.simplefilter("ignore")  # fewer distinct rows than clusters
         model.fit(split(x, rank, world, choice), None if weight is None else split(weight, rank, world, choice))
     assert torch.equal(model.predict(split(x, rank, world, choice)), model.labels_)
     return [model.labels_, model.cluster_centers_, model.inertia_, model.n_iter_, model.n_relocated_]
@@ -71,7 +71,7 @@ def test_kmeans_of_shards_equals_kmeans_of_all_rows(world: int, choice: int, dty
         for _, other_centers, other_inertia, *other_counts in parts:
             torch.testing.assert_close(other_centers, centers, rtol=tolerance, atol=tolerance)
             assert other_inertia == pytest.approx(inertia, rel=tolerance, abs=tolerance) and other_counts == counts
-            assert torch.equal(other_centers, parts[0][1])                    # bit for bit between ranks
+            assert torch.equal(other_centers, parts[0][1])  # bit for bit between ranks
 
 
 def test_some_case_relocates_and_some_case_repeats_centers() -> None:
