@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from utils.errors import UserError, did_you_mean
 from utils.process import die_with_launcher, keep_freed_memory
@@ -40,6 +40,14 @@ EXAMPLES = """examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage on every rank."""
+        raise UserError("command line", message, "see main.py --help")
+
+
 def main(words: list[str]) -> int:
     """Run the command that `words` name; returns the exit code."""
     die_with_launcher()
@@ -67,7 +75,7 @@ def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
         if not words[0].endswith((".yml", ".yaml")) and "=" not in words[0]:
             raise UserError(words[0], "neither a command nor a .yml file" + did_you_mean(words[0], COMMANDS))
         words = ["train", *words]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="main.py", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Deep image clustering and self-supervised pretraining by EM, on any number of ranks.",
     )  # fmt: skip
@@ -145,6 +153,7 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
     from training.build import build_run, resume_run, start
     from training.log import Log
     from training.run_dir import create_run
+    from training.settings import caveats
 
     run = build_run(settings, start(settings))
     if existing is not None:
@@ -155,6 +164,8 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
     try:
         with Log(settings.log, run.directory.path if run.directory else None, run.facts()) as log:
             log.say(run.introduction())
+            for caveat in caveats(settings):
+                log.warn(caveat)
             run_epochs(run, log)
     except Exception as error:
         if run.directory is not None:
@@ -179,8 +190,10 @@ def run_epochs(run: "Run", log: "Log") -> None:
     evaluate(run)
     if run.directory is not None:
         run.directory.set_status("completed", run.clock.step)
-        log.say(f"run directory: {run.directory.path}\nnext: open {run.directory.path}/assignments.csv, or")
-        log.say(f"  python main.py evaluate {run.directory.path}      the scores again")
+        path = run.directory.path
+        log.say(f"run directory: {path}")
+        log.say(f"next: look at {path}/clusters.png and {path}/assignments.csv;")
+        log.say(f"      python main.py evaluate {path}      gives the scores again")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

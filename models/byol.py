@@ -70,7 +70,7 @@ class BYOL(Method):
         loss = byol_loss(first, target_second) + byol_loss(second, target_first)
         if self.config.symmetric == "mean":
             loss = loss / 2
-        return {"loss": loss, "carry": {"features": projections[0].detach()}}
+        return {"loss": loss, "carry": {"features": torch.stack(projections, 1).detach()}}
 
     def after_step(self, carry: dict[str, Tensor], clock: Clock) -> None:
         momentum = schedules.ema_momentum(self.config.ema_momentum, self.config.ema_momentum_final, clock)

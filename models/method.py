@@ -34,9 +34,9 @@ class Method(nn.Module, ABC):
     """
 
     Config: ClassVar[type[MethodConfig]]
-    input: ClassVar[str] = "images"
-    phases: ClassVar[tuple[str, ...]] = ("train",)
+    phases: ClassVar[tuple[str, ...]] = ("train",)  # passes over all rows an epoch; `batch.phase` names the present one
     own_e_step_every: ClassVar[int | None] = None  # epochs between the E-steps that its loss needs; None: it needs none
+    exact_under_accumulation: ClassVar[bool] = True  # the mean over micro-batches is the loss over the whole
     embed_name: ClassVar[str] = "projection"
     encode_name: ClassVar[str] = "encoder"
 

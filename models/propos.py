@@ -45,6 +45,7 @@ class ProPos(Method):
 
     Config = ProPosConfig
     own_e_step_every = 1
+    exact_under_accumulation = False
     embed_name = "target projection"
     encode_name = "target encoder"
 
@@ -77,7 +78,7 @@ class ProPos(Method):
         samples = self._sample_neighbours(projections, batch) if scattering else projections
         first, second = forward_views(self.predictor, samples, joint)
         alignment = (byol_loss(first, target_second) + byol_loss(second, target_first)) / 2
-        carry: dict[str, Tensor] = {"features": projections[0].detach()}
+        carry: dict[str, Tensor] = {"features": torch.stack(projections, 1).detach()}
         if self.queue is not None:
             carry |= {
                 "keys": torch.stack([target_first, target_second], 1),

@@ -22,7 +22,7 @@ from training.run_dir import RunDirectory
 from training.settings import Settings
 from utils import distributed
 from utils.clock import Clock
-from utils.doctor import computes_bf16, environment
+from utils.doctor import environment
 from utils.draws import Draws, derived_seed
 from utils.errors import UserError
 from utils.group_batchnorm import convert_batchnorm
@@ -44,7 +44,19 @@ class Run:
     device: torch.device
     directory: RunDirectory | None = None
 
-    def batches(self, rows: torch.Tensor, clock: Clock) -> Iterator[Batch]:
+    def rest_of_epoch(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Phase and global batch (global_batch,) of each step that the present epoch still has, equal on all ranks."""
+        phases, labels = self.method.phases, None
+        if self.method.resample and self.state is not None:
+            labels = self.state.labels
+        first, start = divmod(self.clock.step_in_epoch, self.sampler.steps_per_epoch)
+        epoch = self.clock.whole_epochs
+        for number, phase in enumerate(phases[first:], first):
+            for rows in self.sampler.epoch(epoch * len(phases) + number, start, labels, self.method.n_clusters):
+                yield phase, rows
+            start = 0
+
+    def batches(self, rows: torch.Tensor, clock: Clock, phase: str = "train") -> Iterator[Batch]:
         """This rank's micro-batches of the optimiser step whose global batch is `rows` (global_batch,)."""
         optim = self.settings.optim
         for micro in range(optim.accumulation):
@@ -58,6 +70,7 @@ class Run:
                 rows=own.to(self.device, non_blocking=True),
                 positions=torch.arange(start, start + len(own), device=self.device),
                 draws=draws,
+                phase=phase,
             )
 
     def facts(self) -> dict[str, Any]:
@@ -89,8 +102,7 @@ def start(settings: Settings) -> torch.device:
         warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
     else:
         warnings.simplefilter("ignore")  # every rank is told the same; rank 0 says it
-    if settings.optim.precision == "bf16" and not computes_bf16():
-        warnings.warn("no bf16 instructions here: optim.precision=fp32 is faster", stacklevel=1)
+    torch.autograd.set_detect_anomaly(settings.run.debug, check_nan=settings.run.debug)
     return device
 
 
@@ -101,7 +113,7 @@ def build_run(settings: Settings, device: torch.device) -> Run:
     sampler = Sampler(source.n_rows, settings.optim.global_batch, settings.run.seed)
     dtype = torch.float64 if settings.optim.precision == "fp64" else torch.float32
     method = build_method(settings, source.image_shape, n_clusters, device, dtype)
-    clock = Clock(0, sampler.steps_per_epoch, settings.optim.epochs, settings.run.max_steps)
+    clock = Clock(0, sampler.steps_per_epoch * len(method.phases), settings.optim.epochs, settings.run.max_steps)
     return Run(
         settings=settings,
         source=source,

@@ -4,8 +4,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from models.state import ClusterState
 from training.build import Run
 from training.checkpoint import save_checkpoint
@@ -39,9 +37,8 @@ def train(run: Run, log: Log) -> Iterator[Epoch]:
         if e_step_is_due(run):
             run.state = e_step(run, narrator)
         method.train()
-        epoch, start = run.clock.whole_epochs, run.clock.step_in_epoch
-        for rows in run.sampler.epoch(epoch, start, *_resampling(run)):  # (global_batch,) row ids
-            batches = run.batches(rows, run.clock)
+        for phase, rows in run.rest_of_epoch():  # (global_batch,) row ids
+            batches = run.batches(rows, run.clock, phase)
             losses, carry = train_step(parallel, method, optimizer, batches, run.state, run.clock, settings.optim)
             method.after_step(carry, run.clock)
             run.clock = run.clock.tick()
@@ -92,10 +89,3 @@ def save(run: Run) -> None:
         )  # fmt: skip
         run.directory.set_status("running", run.clock.step)
     distributed.barrier()
-
-
-def _resampling(run: Run) -> tuple[Tensor | None, int | None]:
-    """What the sampler needs to draw every cluster equally often; nothing when rows are drawn plainly."""
-    if not run.method.resample or run.state is None or run.state.labels is None:
-        return None, None
-    return run.state.labels.cpu(), run.method.n_clusters

@@ -12,6 +12,7 @@ from models.state import ClusterState
 from utils import distributed
 
 COLLAPSED_STD, COLLAPSED_RANK, PATIENCE = 0.1, 2.0, 3
+TINY = 1e-24  # sums of squares below this are rounding
 
 
 @torch.no_grad()
@@ -19,20 +20,41 @@ def feature_health(features: Tensor) -> dict[str, float]:
     """Spread of the L2-normalised rows of all ranks, from D x D statistics alone. Collective.
 
     features: (B, D). feature_std: mean over columns of the standard deviation, times sqrt(D): about 1, collapsed 0.
-    rankme: exp of the entropy of the singular values (Garrido et al. 2023): at most D, collapsed 1.
+    rankme: exp of the entropy of the singular values (Garrido et al. 2023): at most D, collapsed 1. participation:
+    (sum of the covariance's eigenvalues)² / sum of their squares: at most D, collapsed 0.
     """
     rows = F.normalize(features.double(), dim=1)
     width = rows.shape[1]
     packed = torch.cat([(rows.T @ rows).flatten(), rows.sum(0), rows.new_tensor([len(rows)])])
     distributed.reduce_sum_(packed)
     gram, total, count = packed[: width * width].view(width, width), packed[width * width : -1], packed[-1]
-    variance = (gram.diagonal() - total**2 / count).clamp_min(0) / (count - 1)
+    covariance = (gram - torch.outer(total, total) / count) / (count - 1)
+    variance = covariance.diagonal().clamp_min(0)
+    squared = float(covariance.square().sum())  # the sum of the eigenvalues' squares
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     share = singular / singular.sum()
     share = share[share > 0]
     return {
         "feature_std": float(variance.sqrt().mean()) * math.sqrt(width),
         "rankme": float(torch.exp(-(share * share.log()).sum())),
+        "participation": float(variance.sum()) ** 2 / squared if squared > TINY else 0.0,
+    }
+
+
+@torch.no_grad()
+def view_health(features: Tensor) -> dict[str, float]:
+    """How near an image's two views lie, and how evenly images fill the sphere (Wang and Isola 2020). Collective.
+
+    features: (B, 2, D), L2-normalised here. view_distance: mean |z1 - z2|², small is good. uniformity: log of the
+    mean over pairs of images of exp(-2 |zi - zj|²) of the first views: negative, collapsed 0.
+    """
+    first, second = F.normalize(features.double(), dim=2).unbind(1)
+    apart = (first - second).square().sum(1)
+    total, count = distributed.reduce_sum_(torch.stack([apart.sum(), apart.new_tensor(len(apart))]))
+    pairs = torch.pdist(distributed.gather_rows(first))
+    return {
+        "view_distance": float(total / count),
+        "uniformity": float(torch.exp(-2 * pairs.square()).mean().log()),
     }
 
 

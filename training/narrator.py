@@ -8,7 +8,7 @@ from torch import Tensor
 from models.state import ClusterState
 from training.build import Run
 from training.log import Log, duration
-from training.monitors import Watch, cluster_health, feature_health
+from training.monitors import Watch, cluster_health, feature_health, view_health
 from utils import distributed
 from utils.clock import Clock
 from utils.errors import UserError
@@ -41,10 +41,10 @@ class Narrator:
             )
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if "features" in carry:
-            health = feature_health(carry["features"])
+            health = feature_health(carry["features"][:, 0])
             for text in self.watch.features(health):
                 self.log.warn(f"epoch {clock.epoch:.1f}: {text}")
-            values |= health
+            values |= health | view_health(carry["features"])
         self.log.metrics("train", clock.step, clock.epoch, values)
         self.log.progress(clock.step, clock.last_step, f"loss {values['loss']:.4f}")
 

@@ -12,7 +12,7 @@ from typing import Any
 from utils import distributed
 from utils.doctor import environment
 from utils.errors import UserError
-from utils.files import read_json, write_json, write_text
+from utils.files import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,6 @@ class RunDirectory:
             table = io.StringIO()
             csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *skipped])
             write_text(self.path / "skipped.csv", table.getvalue())
-
-    def completed(self) -> bool:
-        """Whether the run has done its last step."""
-        return self.status.exists() and read_json(self.status).get("status") == "completed"
 
 
 def create_run(folder: Path, name: str | None, config_name: str, config_text: str) -> RunDirectory:

@@ -15,6 +15,7 @@ from models.parts.encoders import EncoderConfig
 from training.log import LogConfig
 from training.optim import OptimConfig
 from utils.config import Composed, Section, document, dump, validate
+from utils.doctor import computes_bf16
 from utils.errors import UserError
 from utils.group_batchnorm import check_groups
 
@@ -105,6 +106,22 @@ def check(settings: Settings, world: int) -> None:
         )
     if settings.run.resume == "auto" and settings.run.name is None:
         raise UserError("run.resume", "auto needs run.name", "name the run: run.name=NAME")
+
+
+def caveats(settings: Settings) -> list[str]:
+    """What a run with these settings is not, one line each: told once at its start."""
+    optim, encoder, told = settings.optim, settings.encoder, []
+    if optim.accumulation > 1 and not METHODS[settings.method.name].exact_under_accumulation:
+        micro = optim.global_batch // optim.accumulation
+        told.append(
+            f"optim.accumulation={optim.accumulation}: the loss sees the clusters of {micro} rows at a time, which is "
+            f"not the loss over {optim.global_batch}"
+        )
+    if encoder.drop_rate or encoder.drop_path_rate:
+        told.append("encoder.drop_rate and drop_path_rate: results depend on the number of ranks")
+    if optim.precision == "bf16" and not computes_bf16():
+        told.append("optim.precision=bf16: no instructions for it here; fp32 is faster")
+    return told
 
 
 def _debug(settings: Settings) -> Settings:

@@ -11,6 +11,7 @@ from models.state import ClusterState, FeatureShard
 from torch_clustering import GaussianMixture, KMeans
 from utils import distributed
 from utils.config import Section
+from utils.errors import UserError
 
 SPHERICAL_TEMPERATURE = 0.1
 
@@ -44,7 +45,11 @@ def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: i
     if config.algorithm == "gmm":
         mixture = GaussianMixture(
             n_clusters, covariance_type=config.covariance, random_state=shard.seed, group=group, **options
-        ).fit(features)
+        )
+        try:
+            mixture.fit(features)
+        except ValueError as error:  # a covariance that collapsed; the same on every rank
+            raise UserError("estep.covariance", str(error), "try diag, or estep.algorithm=kmeans") from None
         responsibilities = distributed.gather_rows(mixture.predict_proba(features))  # (N, K) float64
         return ClusterState(
             labels=responsibilities.argmax(1),

@@ -1,6 +1,7 @@
 """Every entry of METHODS keeps the contract."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -91,6 +92,18 @@ def test_partners_join_the_batch_with_one_view_each(monkeypatch: pytest.MonkeyPa
     other = next(run.batches(rows, run.clock)).views[2]
     assert torch.equal(other, run.views.partner(run.store.images((rows + 1) % 1797), alone.draws, 0))
     assert not torch.equal(other, joined.views[2])
+
+
+def test_phases_are_passes_over_all_rows_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS["byol"], "phases", ("first", "second"))
+    run = tiny_run("byol")
+    assert run.clock.steps_per_epoch == 2 * run.sampler.steps_per_epoch == 56
+    whole = [(phase, rows.tolist()) for phase, rows in run.rest_of_epoch()]
+    assert [phase for phase, _ in whole] == ["first"] * 28 + ["second"] * 28
+    assert whole[0][1] != whole[28][1]
+    run.clock = dataclasses.replace(run.clock, step=31)
+    assert [(phase, rows.tolist()) for phase, rows in run.rest_of_epoch()] == whole[31:]
+    assert next(run.batches(torch.tensor(whole[31][1]), run.clock, "second")).phase == "second"
 
 
 def test_joint_forward_interleaves_views_and_takes_them_apart_again() -> None:

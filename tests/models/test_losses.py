@@ -44,19 +44,39 @@ def test_byol_gradient_equals_the_published_numbers_and_spares_the_target() -> N
     assert projections.grad is None
 
 
+def test_sum_of_both_byol_directions_equals_the_papers() -> None:
+    total = byol_loss(z(8, 6, 4), z(8, 6, 3)) + byol_loss(z(8, 6, 5), z(8, 6, 2))
+    assert total.item() == pytest.approx(3.02911898361, abs=1e-11)
+
+
+def byol_over_ranks(rank: int, world: int) -> float:
+    own = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    first, second, k1, k2 = (z(8, 6, s)[own] for s in (4, 5, 2, 3))
+    return ((byol_loss(first, k2) + byol_loss(second, k1)) / 2).item()
+
+
+def test_byol_over_two_ranks_has_the_published_losses() -> None:
+    one, two = run_ranks(2, byol_over_ranks)
+    assert [one, two, (one + two) / 2] == pytest.approx([1.50652221251, 1.5225967711, 1.5145594918], abs=1e-11)
+
+
 def test_byol_loss_equals_the_loop() -> None:
     p, k = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
     assert float(byol_loss(p, k)) == pytest.approx(float(byol_loop(p.numpy(), k.numpy())), abs=1e-12)
 
 
 def test_ema_update_equals_the_published_numbers() -> None:
-    for momentum, first, last in [(0.996, 0.0447802237228, -0.5502528822), (0.5, 0.441525823621, -0.496602992946)]:
+    for momentum, expected in [
+        (0.996, [0.0447802237228, -0.944812844745, -0.5502528822]),
+        (0.99, [0.049579565657, -0.934629001029, -0.549603891605]),
+        (0.5, [0.441525823621, -0.102948430856, -0.496602992946]),
+    ]:
         target, online = (torch.nn.Linear(3, 2, bias=False, dtype=torch.float64) for _ in range(2))
         with torch.no_grad():
             target.weight.copy_(z(2, 3, 1))
             online.weight.copy_(z(2, 3, 0))
         ema_update(target, online, momentum)
-        assert picked(target.weight, (0, 0), (0, 2)) == pytest.approx([first, last], abs=1e-12)
+        assert target.weight[0].tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_scattering_equals_the_published_numbers() -> None:
@@ -79,7 +99,12 @@ def test_total_of_the_two_losses_equals_the_published_number() -> None:
     scattering = prototype_scattering(
         [z(8, 6, 0), z(8, 6, 1)], [z(8, 6, 3), z(8, 6, 2)], one_hot(LABELS, 3), temperature=0.5
     )
-    alignment = (byol_loss(z(8, 6, 4), z(8, 6, 3)) + byol_loss(z(8, 6, 5), z(8, 6, 2))) / 2
+    predictions = z(8, 6, 4).requires_grad_()
+    alignment = (byol_loss(predictions, z(8, 6, 3)) + byol_loss(z(8, 6, 5), z(8, 6, 2))) / 2
+    alignment.backward()
+    expected = [-0.0375238135412, -0.00596146046508, -0.0283792278493]
+    assert picked(predictions.grad, (0, 0), (3, 2), (7, 5)) == pytest.approx(expected, abs=1e-12)
+    alignment = alignment.detach()
     assert (alignment + 0.1 * scattering).item() == pytest.approx(1.61960507263, abs=1e-11)
 
 
@@ -129,6 +154,8 @@ def test_sampled_neighbour_equals_the_published_number() -> None:
     loss.backward()
     assert loss.item() == pytest.approx(2.44453951104, abs=1e-11)
     assert picked(q.grad, (0, 0), (4, 3)) == pytest.approx([-0.018502128035, 0.00869250920303], abs=1e-12)
+    still = byol_loss(z(8, 6, 0) @ z(6, 6, 11), z(8, 6, 3))
+    assert still.item() == pytest.approx(2.44464439967, abs=1e-11)
 
 
 def test_soft_memberships_equal_the_loop() -> None:
@@ -141,8 +168,8 @@ def test_soft_memberships_equal_the_loop() -> None:
     )
 
 
-def scatter_over_ranks(rank: int, world: int, labels: Tensor) -> tuple[float, Tensor]:
-    """Linear encoder A in place of a network; gradient of A after DDP's mean."""
+def scatter_over_ranks(rank: int, world: int, labels: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Linear encoder A in place of a network: the loss, the gradient of A on this rank and after DDP's mean."""
     own = slice(rank * 8 // world, (rank + 1) * 8 // world)
     encoder, target = z(4, 6, 7).requires_grad_(), z(4, 6, 9)
     first, second = z(8, 4, 6)[own], z(8, 4, 8)[own]
@@ -150,7 +177,7 @@ def scatter_over_ranks(rank: int, world: int, labels: Tensor) -> tuple[float, Te
         [first @ encoder, second @ encoder], [second @ target, first @ target], one_hot(labels[own], 3), temperature=0.5
     )
     loss.backward()
-    return loss.item(), distributed.mean_over_ranks_(encoder.grad)
+    return loss.item(), encoder.grad.clone(), distributed.mean_over_ranks_(encoder.grad)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -166,10 +193,36 @@ def test_scattering_over_ranks_is_the_loss_of_the_whole_batch(
     world: int, labels: Tensor, value: float, gradient: list[float]
 ) -> None:
     parts = run_ranks(world, scatter_over_ranks, labels) if world > 1 else [scatter_over_ranks(0, 1, labels)]
-    for loss, grad in parts:
+    for loss, _, grad in parts:
         assert loss == pytest.approx(value, abs=1e-11)
         assert loss != pytest.approx(3.452821398923831, abs=1e-3)  # what labels of other rows would give
         assert picked(grad, (0, 0), (1, 2), (3, 5)) == pytest.approx(gradient, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("labels", "local"),
+    [
+        (
+            LABELS,
+            [
+                [0.0258417801242, 0.216516613959, 0.0563502566468],
+                [0.0127748860093, -0.0809681395913, -0.162001999814],
+            ],
+        ),
+        (
+            SCATTERED,
+            [
+                [-0.00776764172346, -0.130748755985, -0.0746855977844],
+                [-0.169044343612, -0.330695994619, 0.0788067335434],
+            ],
+        ),
+    ],
+)
+def test_each_of_two_ranks_holds_the_published_gradient_before_the_mean(
+    labels: Tensor, local: list[list[float]]
+) -> None:
+    for (_, gradient, _), expected in zip(run_ranks(2, scatter_over_ranks, labels), local, strict=True):
+        assert picked(gradient, (0, 0), (1, 2), (3, 5)) == pytest.approx(expected, abs=1e-11)
 
 
 def align_over_ranks(rank: int, world: int) -> tuple[float, Tensor]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from models.state import ClusterState
 from tests.ranks import run_ranks
 from tests.vectors import z
-from training.monitors import Watch, cluster_health, feature_health
+from training.monitors import Watch, cluster_health, feature_health, view_health
 
 
 def health_of_part(rank: int, world: int) -> dict[str, float]:
@@ -15,9 +15,20 @@ def health_of_part(rank: int, world: int) -> dict[str, float]:
 
 
 def test_feature_health_equals_the_published_numbers_on_one_and_two_ranks() -> None:
-    expected = {"feature_std": 1.06282333308, "rankme": 3.13319369888}
+    expected = {"feature_std": 1.06282333308, "rankme": 3.13319369888, "participation": 2.07824466644}
     assert feature_health(z(8, 6, 0)) == pytest.approx(expected, abs=1e-9)
     for health in run_ranks(2, health_of_part):
+        assert health == pytest.approx(expected, abs=1e-9)
+
+
+def views_of_part(rank: int, world: int) -> dict[str, float]:
+    return view_health(torch.stack([z(8, 6, 0), z(8, 6, 1)], 1)[(slice(0, 3), slice(3, 8))[rank]])
+
+
+def test_view_health_equals_the_published_numbers_on_one_and_two_ranks() -> None:
+    expected = {"view_distance": 3.02790018542, "uniformity": -2.41805249219}
+    assert view_health(torch.stack([z(8, 6, 0), z(8, 6, 1)], 1)) == pytest.approx(expected, abs=1e-9)
+    for health in run_ranks(2, views_of_part):
         assert health == pytest.approx(expected, abs=1e-9)
 
 
@@ -25,6 +36,7 @@ def test_equal_rows_have_no_spread_and_rank_one() -> None:
     health = feature_health(F.normalize(torch.ones(8, 6), dim=1))
     assert health["feature_std"] == pytest.approx(0, abs=1e-6)
     assert health["rankme"] == pytest.approx(1, abs=1e-5)
+    assert health["participation"] == 0
 
 
 def state(labels: list[int], n_clusters: int) -> ClusterState:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.vectors import z
 from training.optim import OptimConfig, build_optimizer, set_learning_rates
 from utils.clock import Clock
 
@@ -63,6 +64,31 @@ def test_three_steps_equal_the_published_numbers(
     weights, biases = three_steps(OptimConfig(weight_decay=decay, **changes), rates)
     assert weights[0].tolist() == pytest.approx(w_first, rel=1e-9)
     assert biases.tolist() == pytest.approx(b, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("variant", "second"),
+    [
+        (
+            "you2017",
+            [0.841624722382, 0.746295614002, -0.442358317276, 0.992149632303, 0.0918995997463, -0.951896378532],
+        ),
+        ("larc", [0.841629110026, 0.746195410419, -0.442416313601, 0.992085209135, 0.0918042161174, -0.951873734669]),
+    ],
+)
+def test_two_lars_steps_at_a_falling_rate_equal_the_published_numbers(variant: str, second: list[float]) -> None:
+    w = nn.Parameter(z(2, 3, 0))
+    config = OptimConfig(name="lars", lars_variant=variant, weight_decay=1e-4)  # type: ignore[arg-type]
+    optimizer = build_optimizer(config, {"online": [w]})
+    found = []
+    for step, rate in ((1, 0.3), (2, 0.2)):
+        w.grad = z(2, 3, step)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        found.append(w.detach().flatten().tolist())
+    first = [0.84145635933, 0.74603922412, -0.44232712221, 0.991879554345, 0.0917825876623, -0.951677553432]
+    assert found[0] == pytest.approx(first, abs=1e-11)
+    assert found[1] == pytest.approx(second, abs=1e-11)
 
 
 def test_zero_weights_and_zero_gradients_have_a_trust_ratio_of_one() -> None:

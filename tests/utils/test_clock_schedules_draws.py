@@ -36,7 +36,8 @@ def test_learning_rate_ends_at_its_minimum_ratio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("done", "expected"), [(1, 0.99600000987), (250, 0.996585786438), (500, 0.998), (999, 0.99999999013), (1000, 1.0)]
+    ("done", "expected"),
+    [(0, 0.996), (1, 0.99600000987), (250, 0.996585786438), (500, 0.998), (999, 0.99999999013), (1000, 1.0)],
 )
 def test_ema_momentum_equals_the_published_curve(done: int, expected: float) -> None:
     assert schedules.ema_momentum(0.996, 1.0, Clock(done - 1, 100, 10)) == pytest.approx(expected, abs=1e-11)
