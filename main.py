@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from training.settings import Settings
     from utils.config import Composed
 
-RESUMABLE = (
-    "log.",
-    "eval.",
-    "run.max_steps",
-    "run.checkpoint_minutes",
-    "run.timeout_seconds",
-    "run.resume",
-    "data.root",
-)
 EXAMPLES = """examples:
   python main.py config/digits_propos.yml                          one process
   torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
@@ -85,9 +76,7 @@ def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
     resume = commands.add_parser("resume", help="go on where a run stopped, on any number of ranks")
     resume.add_argument("run", type=Path, metavar="RUN")
     resume.add_argument("words", nargs="*", metavar="section.key=value")
-    evaluate = commands.add_parser(
-        "evaluate", help="clustering scores, kNN and assignments.csv of a run; trains nothing"
-    )
+    evaluate = commands.add_parser("evaluate", help="scores and assignments.csv of a run; trains nothing")
     evaluate.add_argument("run", type=Path, metavar="RUN")
     views = commands.add_parser("views", help="a PNG of what the model sees")
     views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
@@ -105,16 +94,11 @@ def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
     if command == "resume":
         from training.run_dir import find_run
 
-        files, overrides = [find_run(arguments.run).config], arguments.words
-        for word in overrides:
-            if not word.startswith(RESUMABLE):
-                raise UserError(word.partition("=")[0], "a resumed run keeps it", "start a new run to change it")
-    else:
-        files = [Path(word) for word in arguments.words if word.endswith((".yml", ".yaml")) and "=" not in word]
-        overrides = [word for word in arguments.words if Path(word) not in files]
-        if not files:
-            raise UserError("CONFIG.yml", "no config file given", "for instance config/digits_propos.yml")
-    composed = compose(files, overrides)
+        return compose([find_run(arguments.run).config], arguments.words)
+    files = [Path(word) for word in arguments.words if word.endswith((".yml", ".yaml")) and "=" not in word]
+    if not files:
+        raise UserError("CONFIG.yml", "no config file given", "for instance config/digits_propos.yml")
+    composed = compose(files, [word for word in arguments.words if Path(word) not in files])
     if composed.fates and os.environ.get("RANK", "0") == "0":
         print("flat config of the earlier ProPos repository, key by key:")
         print("\n".join(f"  {line}" for line in composed.fates))
@@ -127,10 +111,9 @@ def train(arguments: argparse.Namespace, composed: "Composed") -> int:
 
     settings = load(composed)
     run = settings.run
-    existing = RunDirectory(run.folder / run.name) if run.resume == "auto" and run.name is not None else None
-    if existing is not None and not existing.config.is_file():
-        existing = None
-    return work(settings, composed.name, existing)
+    named = RunDirectory(run.folder / run.name) if run.name is not None else None
+    goes_on = run.resume == "auto" and named is not None and named.config.is_file()
+    return work(settings, composed.name, named if goes_on else None)
 
 
 def resume(arguments: argparse.Namespace, composed: "Composed") -> int:
@@ -153,8 +136,11 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
     from training.build import build_run, resume_run, start
     from training.log import Log
     from training.run_dir import create_run
-    from training.settings import caveats
+    from training.settings import caveats, require_same
+    from utils.config import compose
 
+    if existing is not None:
+        require_same(settings, load(compose([existing.config])))
     run = build_run(settings, start(settings))
     if existing is not None:
         resume_run(run, existing)
@@ -212,31 +198,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def views(arguments: argparse.Namespace, composed: "Composed") -> int:
     """Write a PNG of images beside their views."""
-    import torch
+    from training.preview import write_views
 
-    from data.contact_sheet import contact_sheet
-    from data.store import open_source
-    from data.views import Views
-
-    settings = load(composed)
-    source = open_source(settings.data)
-    images = source.read(torch.arange(min(16, source.n_rows)))
-    seen = Views(settings.views, source.image_shape, source.mean, source.std)
-    contact_sheet(images, seen, len(images), seed=settings.run.seed).save(arguments.out)
+    write_views(load(composed), arguments.out)
     print(f"wrote {arguments.out}")
     return 0
 
 
-def list_everything(arguments: argparse.Namespace) -> int:
+def list_names(arguments: argparse.Namespace) -> int:
     """Print what a config can name."""
-    from data.sources import SOURCES
-    from models import METHODS
-    from models.parts.encoders import ENCODERS
+    from training.settings import names
 
-    print("methods   ", " ".join(METHODS))
-    print("data sets ", " ".join(SOURCES))
-    print("encoders  ", " ".join(ENCODERS), "timm:NAME")
-    print("configs   ", " ".join(sorted(str(path) for path in Path("config").glob("*.yml"))))
+    for what, known in names().items():
+        print(f"{what:10} {' '.join(known)}")
     return 0
 
 
@@ -253,7 +227,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "resume": resume,
     "evaluate": evaluate,
     "views": views,
-    "list": list_everything,
+    "list": list_names,
     "doctor": doctor,
 }
 

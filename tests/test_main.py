@@ -172,7 +172,9 @@ def test_two_ranks_train_evaluate_and_leave_a_whole_run(tmp_path: Path) -> None:
     assert json.loads((run / "evaluation.json").read_text())["scores"] == scores["scores"]
     assert (run / "checkpoints" / "last.pt").read_bytes() == before
     refused = call("resume", str(run), "optim.epochs=9")
-    assert first_error(refused).startswith("error: optim.epochs: a resumed run keeps it")
+    assert first_error(refused).startswith("error: command line: optim.epochs: a run that goes on keeps the value")
+    other = call(*TINY, f"run.folder={tmp_path}", "run.name=two", "run.resume=auto", "run.seed=3")
+    assert first_error(other).startswith("error: command line: run.seed: a run that goes on keeps the value")
 
 
 def test_resolved_config_reproduces_the_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """From settings to a run: data, networks, optimiser, clock, and what a checkpoint says."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def start(settings: Settings) -> torch.device:
     distributed.start(device, settings.run.timeout_seconds)
     torch.backends.cudnn.benchmark = not settings.run.deterministic
     torch.use_deterministic_algorithms(settings.run.deterministic)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for then
     if distributed.is_main():
         warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
     else:

@@ -1,7 +1,6 @@
 """What a run says: metrics.jsonl always, a console line per epoch, Weights & Biases and TensorBoard as mirrors."""
 
 import json
-import math
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.config import Section
-from utils.errors import UserError
+from utils.files import json_ready
 
 
 class LogConfig(Section):
@@ -92,24 +91,21 @@ class Log:
 
     def _line(self, row: dict[str, Any]) -> None:
         assert self.file is not None
-        safe = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self.file.write(json.dumps(safe) + "\n")
+        self.file.write(json.dumps(json_ready(row)) + "\n")
         self.file.flush()
 
 
 class _WandbMirror:
     def __init__(self, config: LogConfig, folder: Path, header: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("log.wandb", "the package wandb is not installed", "pip install wandb") from None
+        import wandb
+
         if not os.environ.get("WANDB_MODE") and not (
             os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()
         ):
             os.environ["WANDB_MODE"] = "offline"  # without a login an upload would ask on the terminal and wait
         self.run = wandb.init(
             project=config.wandb_project, entity=config.wandb_entity, name=folder.name, id=folder.name, resume="allow",
-            dir=str(folder), config=header,
+            dir=str(folder), config=header, settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
@@ -121,12 +117,8 @@ class _WandbMirror:
 
 class _TensorboardMirror:
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "log.tensorboard", "the package tensorboard is not installed", "pip install tensorboard"
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:

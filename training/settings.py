@@ -2,22 +2,29 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from data.sources import SOURCES
 from data.store import DataConfig
 from data.views import ViewsConfig
 from models import METHODS
 from models.method import MethodConfig
 from models.parts.centers import EStepConfig
-from models.parts.encoders import EncoderConfig
+from models.parts.encoders import ENCODERS, EncoderConfig
 from training.log import LogConfig
 from training.optim import OptimConfig
-from utils.config import Composed, Section, document, dump, validate
+from utils.compat import installed
+from utils.config import Composed, Section, diff_keys, document, dump, to_values, validate
 from utils.doctor import computes_bf16
 from utils.errors import UserError
 from utils.group_batchnorm import check_groups
+
+# keys that a run may change when it goes on: they do not touch what it computes
+MAY_CHANGE = ("log.", "eval.", "data.root", "data.download") + tuple(
+    f"run.{key}" for key in ("name", "folder", "resume", "max_steps", "checkpoint_minutes", "timeout_seconds")
+)
 
 
 class RunConfig(Section):
@@ -56,6 +63,10 @@ class Settings:
     eval: EvalConfig
     log: LogConfig
 
+    def to_values(self) -> dict[str, Any]:
+        """Nested plain values, every default written out."""
+        return to_values({f.name: getattr(self, f.name) for f in fields(self)})
+
     def to_yaml(self) -> str:
         """The resolved config, which loads to equal settings."""
         return dump({f.name: getattr(self, f.name) for f in fields(self)})
@@ -83,6 +94,22 @@ def load_settings(composed: Composed, world: int) -> Settings:
     return settings
 
 
+def names() -> dict[str, list[str]]:
+    """What a config can name: methods, data sets, encoders; and the configs that ship."""
+    configs = sorted(str(path) for path in Path("config").glob("*.yml"))
+    encoders = [*ENCODERS, "timm:NAME"]
+    return {"methods": list(METHODS), "data sets": list(SOURCES), "encoders": encoders, "configs": configs}
+
+
+def require_same(settings: Settings, stored: Settings) -> None:
+    """Raise UserError when a run that goes on is asked for other results than it was started for."""
+    for key in diff_keys(stored.to_values(), settings.to_values()):
+        if not key.startswith(MAY_CHANGE):
+            raise UserError(
+                key, "a run that goes on keeps the value it was started with", "start a new run to change it"
+            )
+
+
 def check(settings: Settings, world: int) -> None:
     """Raise UserError for values that no run with `world` ranks can have."""
     optim, groups = settings.optim, settings.method.bn_groups
@@ -104,6 +131,9 @@ def check(settings: Settings, world: int) -> None:
         raise UserError(
             "optim.global_batch", f"{micro} rows in {parts} BatchNorm groups: a group needs two rows or more"
         )
+    for mirror in ("wandb", "tensorboard"):
+        if getattr(settings.log, mirror) and not installed(mirror):
+            raise UserError(f"log.{mirror}", f"the package {mirror} is not installed", f"pip install {mirror}")
     if settings.run.resume == "auto" and settings.run.name is None:
         raise UserError("run.resume", "auto needs run.name", "name the run: run.name=NAME")
 

@@ -36,3 +36,8 @@ def _loads(library: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def installed(package: str) -> bool:
+    """Whether `package` can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None

@@ -50,6 +50,13 @@ def test_impossible_combinations_are_refused(world: int, changes: dict[str, int]
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_missing_mirror_is_named_with_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.settings.installed", lambda package: False)
+    with pytest.raises(UserError, match=f"log.{name}: the package {name} is not installed; pip install {name}"):
+        tiny_settings(**{f"log__{name}": True})
+
+
 def test_accumulation_is_told_where_it_changes_the_loss() -> None:
     assert caveats(tiny_settings("byol", optim__accumulation=2)) == []
     (told,) = caveats(tiny_settings("propos", optim__accumulation=2))
