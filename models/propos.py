@@ -158,9 +158,12 @@ def prototype_scattering(
             [weights @ F.normalize(rows.to(weights.dtype), dim=1) for rows in online]
         )  # (2, K, D)
         target_sums = torch.stack([weights @ F.normalize(rows.detach().to(weights.dtype), dim=1) for rows in target])
-        online_sums = distributed.sum_over_ranks(online_sums)
-        plain = distributed.reduce_sum_(torch.cat([target_sums.flatten(), weights.sum(1)]))
-        target_sums, mass = plain[: target_sums.numel()].view_as(target_sums), plain[target_sums.numel() :]
+        # one message: every rank computes the same loss from these sums
+        packed = torch.cat([online_sums.flatten(), target_sums.flatten(), weights.sum(1)])
+        sums = distributed.sum_over_ranks(packed, same_loss=True)
+        online_sums, target_sums = sums[: -len(weights)].view(2, *online_sums.shape).unbind(0)
+        mass = sums[-len(weights) :].detach()
+        target_sums = target_sums.detach()
         if queue is not None:
             past = queue[1].T @ queue[0].to(weights.dtype)  # (K, D), equal on every rank
             online_sums, target_sums, mass = online_sums + past, target_sums + past, mass + queue[1].sum(0)

@@ -12,7 +12,7 @@ from models.method import Method
 from models.state import ClusterState
 from training.optim import OptimConfig, set_learning_rates
 from utils.clock import Clock
-from utils.group_batchnorm import commit_statistics
+from utils.group_batchnorm import start_commit
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -43,6 +43,8 @@ def train_step(
             with autocast(config.precision, batch.rows.device):
                 parts = parallel(batch, state, clock)
             carries.append(parts.pop("carry", {}))
+            if last:
+                commit_statistics = start_commit(method)
             (parts["loss"] / config.accumulation).backward()
         losses.append({name: value.detach() for name, value in parts.items()})
     method.before_optimizer(clock)
@@ -50,6 +52,6 @@ def train_step(
         nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
     set_learning_rates(optimizer, config, clock)
     optimizer.step()
-    commit_statistics(method)
+    commit_statistics()
     mean = {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
     return mean, {name: torch.cat([carry[name] for carry in carries]) for name in carries[0]}

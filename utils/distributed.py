@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 Group = dist.ProcessGroup
+SMALL = 2**16  # numbers, over all ranks
 T = TypeVar("T")
 
 
@@ -133,24 +134,31 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
 
 
-def sum_over_ranks(x: Tensor) -> Tensor:
-    """Sum of `x` over ranks, with the exact gradient (backward sums over ranks too). Collective."""
-    return x if world() == 1 else _SumOverRanks.apply(x)
+def sum_over_ranks(x: Tensor, *, same_loss: bool = False) -> Tensor:
+    """Sum of `x` over ranks, with the exact gradient: backward sums over ranks too. Collective.
+
+    same_loss: every rank goes on to compute the same loss from the sum. Then their gradients are equal, and backward
+    needs no message: the sum is W times the own.
+    """
+    return x if world() == 1 else _SumOverRanks.apply(x, same_loss)
 
 
 def mean_over_ranks_(x: Tensor) -> Tensor:
     """Mean of `x` over ranks, in place, without gradient. Collective."""
-    if world() > 1:
-        dist.all_reduce(x)
-        x /= world()
-    return x
+    return start_mean_(x)()
+
+
+def start_mean_(x: Tensor) -> Callable[[], Tensor]:
+    """Begin `mean_over_ranks_` and go on; the returned function waits for it and gives `x`. Collective."""
+    if world() == 1:
+        return lambda: x
+    finish = _start_sum(x)
+    return lambda: x.copy_(finish() / world())
 
 
 def reduce_sum_(x: Tensor, group: Group | None = None) -> Tensor:
     """Sum of `x` over the ranks of `group` (all by default), in place, without gradient. Collective."""
-    if world() > 1:
-        dist.all_reduce(x, group=group)
-    return x
+    return x if world() == 1 else x.copy_(_start_sum(x, group)())
 
 
 def gather_flat(x: Tensor, group: Group) -> Tensor:
@@ -220,13 +228,30 @@ class _Gather(torch.autograd.Function):
 
 class _SumOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, x: Tensor, same_loss: bool) -> Tensor:
+        ctx.same_loss = same_loss
+        return _start_sum(x)()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * world() if ctx.same_loss else _start_sum(gradient)(), None
+
+
+def _start_sum(x: Tensor, group: Group | None = None) -> Callable[[], Tensor]:
+    """Begin to sum `x` over the ranks of `group` (all by default); the returned function waits and gives a new tensor.
+
+    A small message is gathered and added up in rank order: on gloo that takes half the time of an all-reduce.
+    """
+    n_ranks = dist.get_world_size(group)
+    if x.numel() * n_ranks > SMALL:
+        parts = [x.clone(memory_format=torch.contiguous_format)]
+        message = dist.all_reduce(parts[0], group=group, async_op=True)
+    else:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(n_ranks)]
+        message = dist.all_gather(parts, x.contiguous(), group=group, async_op=True)
+
+    def finish() -> Tensor:
+        message.wait()
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+    return finish

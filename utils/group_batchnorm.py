@@ -4,7 +4,7 @@ Position p of a micro-batch of N rows belongs to group floor(p G / N). A group t
 them (one message a layer and direction); a rank that holds several groups normalises each alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,20 +42,25 @@ def check_groups(groups: int, world: int) -> None:
         )
 
 
-def commit_statistics(module: nn.Module) -> None:
+def start_commit(module: nn.Module) -> Callable[[], None]:
     """Fold the batch statistics of this optimiser step into the running buffers, equal on all ranks. Collective.
 
-    One packed all-reduce averages them over ranks; each forward is then applied in its order, as torch would.
+    To be called after the step's last forward: one packed message averages them over ranks while backward goes on. The
+    returned function waits for it and applies each forward in its order, as torch would.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupBatchNorm) and layer.pending]
     if not layers:
-        return
-    packed = distributed.mean_over_ranks_(torch.cat([stats.flatten() for layer in layers for stats in layer.pending]))
-    for layer, stats in _unpack(layers, packed):
-        layer.running_mean.lerp_(stats[0], layer.momentum)
-        layer.running_var.lerp_(stats[1], layer.momentum)
-    for layer in layers:
-        layer.pending.clear()
+        return lambda: None
+    averaged = distributed.start_mean_(torch.cat([stats.flatten() for layer in layers for stats in layer.pending]))
+
+    def finish() -> None:
+        for layer, stats in _unpack(layers, averaged()):
+            layer.running_mean.lerp_(stats[0], layer.momentum)
+            layer.running_var.lerp_(stats[1], layer.momentum)
+        for layer in layers:
+            layer.pending.clear()
+
+    return finish
 
 
 class GroupBatchNorm(nn.Module):

@@ -15,8 +15,11 @@ from training.loop import train
 from training.run_dir import RunDirectory, create_run
 
 CHANGES = {
-    "propos": {"method__bn_groups": 2, "method__queue_size": 96, "method__resample": True, "estep__every_epochs": 2},
-    "byol": {"optim__accumulation": 2},
+    "propos": {
+        "optim__global_batch": 256, "method__bn_groups": 2, "method__queue_size": 96, "method__resample": True,
+        "estep__every_epochs": 2,
+    },
+    "byol": {"optim__global_batch": 256, "optim__accumulation": 2},
 }  # fmt: skip
 
 

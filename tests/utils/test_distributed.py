@@ -52,6 +52,19 @@ def test_sum_over_ranks_gradient_is_world_times_the_gradient_of_one_process(worl
         torch.testing.assert_close(gradient / world, rows.grad[rank * ROWS : (rank + 1) * ROWS], atol=1e-13, rtol=0)
 
 
+def shared_sum_part(rank: int, world: int) -> torch.Tensor:
+    own = whole(world)[rank * ROWS : (rank + 1) * ROWS].clone().requires_grad_()
+    distributed.sum_over_ranks(own.sum(0), same_loss=True).pow(3).sum().backward()
+    return own.grad
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_sum_of_a_loss_that_all_ranks_share_has_the_same_gradient_without_a_message(world: int) -> None:
+    exchanged = [gradient for _, gradient in run_ranks(world, sum_part)]
+    for silent, expected in zip(run_ranks(world, shared_sum_part), exchanged, strict=True):
+        torch.testing.assert_close(silent, expected, atol=1e-14, rtol=0)
+
+
 def unequal_part(rank: int, world: int) -> torch.Tensor:
     own = torch.arange(rank * 10, rank * 10 + (0, 3, 1, 5)[rank])
     return distributed.gather_rows(own)

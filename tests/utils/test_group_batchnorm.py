@@ -11,7 +11,7 @@ from tests.vectors import z
 from utils import distributed
 from utils.compat import prepare_torchvision
 from utils.errors import UserError
-from utils.group_batchnorm import GroupBatchNorm, check_groups, commit_statistics, convert_batchnorm
+from utils.group_batchnorm import GroupBatchNorm, check_groups, convert_batchnorm, start_commit
 
 CHANNELS, SIDE, ROWS = 3, 2, 8
 
@@ -57,7 +57,7 @@ def grouped(rank: int, world: int, groups: int) -> tuple[Tensor, ...]:
     y.backward(upstream)
     with torch.no_grad():
         norm(x + 1)
-    commit_statistics(norm)
+    start_commit(norm)()
     inner = norm[0]
     return y.detach(), x.grad, inner.weight.grad, inner.bias.grad, inner.running_mean, inner.running_var
 
