@@ -11,7 +11,8 @@ NARROW = 1024  # hidden widths below this run in float32: bfloat16 gains nothing
 class MLP(nn.Sequential):
     """Linear, BatchNorm, ReLU, Linear: (B, in) to (B, out). No BatchNorm at the end.
 
-    Under autocast a narrow head computes in float32. bias: of the Linear before the BatchNorm.
+    Under autocast a narrow head computes in float32; a wide one in bfloat16, but what it gives, from which losses are
+    computed, is float32. bias: of the Linear before the BatchNorm.
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, bias: bool = True) -> None:
@@ -24,8 +25,10 @@ class MLP(nn.Sequential):
         self.narrow = hidden_dim < NARROW
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.narrow or x.dtype == torch.float64:
+        if x.dtype == torch.float64:
             return super().forward(x)
+        if not self.narrow:
+            return super().forward(x).float()
         with torch.autocast(x.device.type, enabled=False):
             return super().forward(x.float())
 

@@ -71,7 +71,10 @@ def test_published_heads_have_the_published_sizes() -> None:
     assert not predictor[3].bias.detach().any()
 
 
-def test_narrow_head_computes_in_float32_under_autocast() -> None:
+@pytest.mark.parametrize(("hidden", "inside"), [(7, torch.float32), (1024, torch.bfloat16)])
+def test_heads_give_float32_and_only_wide_ones_compute_below_it(hidden: int, inside: torch.dtype) -> None:
+    head, seen = MLP(5, hidden, 3), []
+    head[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        assert MLP(5, 7, 3)(torch.randn(4, 5)).dtype == torch.float32
-        assert MLP(5, 1024, 3)(torch.randn(4, 5)).dtype == torch.bfloat16
+        assert head(torch.randn(4, 5)).dtype == torch.float32
+    assert seen == [inside]
