@@ -76,15 +76,14 @@ def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
     resume = commands.add_parser("resume", help="go on where a run stopped, on any number of ranks")
     resume.add_argument("run", type=Path, metavar="RUN")
     resume.add_argument("words", nargs="*", metavar="section.key=value")
-    evaluate = commands.add_parser("evaluate", help="scores and assignments.csv of a run; trains nothing")
-    evaluate.add_argument("run", type=Path, metavar="RUN")
+    judge = commands.add_parser("evaluate", help="scores and assignments.csv of a run; trains nothing")
+    judge.add_argument("run", type=Path, metavar="RUN")
     views = commands.add_parser("views", help="a PNG of what the model sees")
     views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
     views.add_argument("--out", type=Path, default=Path("views.png"), help="where to write it (default: %(default)s)")
     commands.add_parser("list", help="methods, data sets, encoders and configs that exist")
     commands.add_parser("doctor", help="what this machine can do")
-    arguments = parser.parse_args(words)
-    return arguments.command, arguments
+    return (arguments := parser.parse_args(words)).command, arguments
 
 
 def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
@@ -110,9 +109,8 @@ def train(arguments: argparse.Namespace, composed: "Composed") -> int:
     from training.run_dir import RunDirectory
 
     settings = load(composed)
-    run = settings.run
-    named = RunDirectory(run.folder / run.name) if run.name is not None else None
-    goes_on = run.resume == "auto" and named is not None and named.config.is_file()
+    named = RunDirectory(settings.run.folder / (settings.run.name or ""))
+    goes_on = settings.run.resume == "auto" and named.config.is_file()
     return work(settings, composed.name, named if goes_on else None)
 
 
@@ -191,8 +189,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     directory = find_run(arguments.run)
     settings = load(compose([directory.config]))
-    run = open_run(settings, directory, start(settings))
-    evaluate_run(run)
+    evaluate_run(open_run(settings, directory, start(settings)))
     return 0
 
 

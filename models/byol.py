@@ -11,7 +11,7 @@ from data.batch import Batch
 from models.method import Losses, Method, MethodConfig, forward_views
 from models.parts.centers import EStepConfig
 from models.parts.ema import ema_update, make_target
-from models.parts.heads import MLP, online_network, small_normal_
+from models.parts.heads import online_and_predictor
 from models.state import ClusterState
 from utils import schedules
 from utils.clock import Clock
@@ -55,9 +55,12 @@ class BYOL(Method):
     ) -> None:
         super().__init__(estep, n_clusters)
         self.config = config
-        self.online = online_network(encoder, feature_dim, config.hidden_dim, config.projection_dim, config.head_bias)
-        self.predictor = small_normal_(
-            MLP(config.projection_dim, config.hidden_dim, config.projection_dim, bias=config.head_bias)
+        self.online, self.predictor = online_and_predictor(
+            encoder,
+            feature_dim,
+            hidden_dim=config.hidden_dim,
+            projection_dim=config.projection_dim,
+            bias=config.head_bias,
         )
         self.target = make_target(self.online)
 

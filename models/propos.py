@@ -12,7 +12,7 @@ from models.byol import byol_loss
 from models.method import Losses, Method, MethodConfig, forward_views
 from models.parts.centers import EStepConfig
 from models.parts.ema import ema_update, make_target
-from models.parts.heads import MLP, online_network, small_normal_
+from models.parts.heads import online_and_predictor
 from models.parts.memory import Queue
 from models.state import ClusterState
 from utils import distributed, schedules
@@ -54,9 +54,12 @@ class ProPos(Method):
     ) -> None:
         super().__init__(estep, n_clusters)
         self.config = config
-        self.online = online_network(encoder, feature_dim, config.hidden_dim, config.projection_dim, config.head_bias)
-        self.predictor = small_normal_(
-            MLP(config.projection_dim, config.hidden_dim, config.projection_dim, bias=config.head_bias)
+        self.online, self.predictor = online_and_predictor(
+            encoder,
+            feature_dim,
+            hidden_dim=config.hidden_dim,
+            projection_dim=config.projection_dim,
+            bias=config.head_bias,
         )
         self.target = make_target(self.online)
         self.queue = Queue(config.queue_size, config.projection_dim) if config.queue_size else None

@@ -1,7 +1,6 @@
 """All of the project's communication between ranks, one process being the case W = 1.
 
-This file and `torch_clustering/_collectives.py` alone import `torch.distributed`. Every function with "collective" in
-its docstring must be called by all ranks; with one process it costs nothing.
+Every function with "collective" in its docstring must be called by all ranks; with one process it costs nothing.
 """
 
 import gc
@@ -25,11 +24,6 @@ T = TypeVar("T")
 def launched_world() -> int:
     """Ranks the launcher announced, 1 without a launcher; known before any process group exists."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def launched_rank() -> int:
-    """This process' rank as the launcher announced it, 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
@@ -82,8 +76,8 @@ def start(device: torch.device, timeout_seconds: float = 600) -> None:
 def shutdown(code: int) -> None:
     """End this process in order, with `code`. The caller has dropped its DDP wrappers.
 
-    A live process group lets gloo's threads abort the interpreter after all work is done, so the group is destroyed
-    and the interpreter left without its own teardown. After a failure nobody is waited for.
+    A live process group lets gloo's threads abort the interpreter after all work is done: it is destroyed first, and
+    the interpreter left without its own teardown. After a failure nobody is waited for.
     """
     gc.collect()
     if dist.is_initialized() and code == 0:
@@ -195,11 +189,7 @@ def broadcast_object(value: T) -> T:
 
 def any_rank(flag: bool) -> bool:
     """Whether `flag` holds on at least one rank. Collective."""
-    if world() == 1:
-        return flag
-    reached = torch.tensor(int(flag))
-    dist.all_reduce(reached, op=dist.ReduceOp.MAX)
-    return bool(reached)
+    return bool(reduce_sum_(torch.tensor(int(flag))))
 
 
 def once_per_machine(work: Callable[[], T]) -> T:

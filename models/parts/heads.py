@@ -33,7 +33,7 @@ class MLP(nn.Sequential):
             return super().forward(x.float())
 
 
-def small_normal_(head: nn.Module, std: float = 0.01) -> nn.Module:
+def small_normal_(head: MLP, std: float = 0.01) -> MLP:
     """Draw Linear weights from N(0, std²) and set their biases to 0: the predictor's start in ProPos and BYOL."""
     for layer in head.modules():
         if isinstance(layer, nn.Linear):
@@ -43,9 +43,10 @@ def small_normal_(head: nn.Module, std: float = 0.01) -> nn.Module:
     return head
 
 
-def online_network(
-    encoder: nn.Module, feature_dim: int, hidden_dim: int, projection_dim: int, bias: bool
-) -> nn.Sequential:
-    """Encoder and projector in a row, as `.encoder` and `.projector`: (B, C, H, W) to (B, projection_dim)."""
+def online_and_predictor(
+    encoder: nn.Module, feature_dim: int, *, hidden_dim: int, projection_dim: int, bias: bool
+) -> tuple[nn.Sequential, MLP]:
+    """Encoder and projector in a row, (B, C, H, W) to (B, projection_dim), and the predictor on top of them."""
     projector = MLP(feature_dim, hidden_dim, projection_dim, bias=bias)
-    return nn.Sequential(OrderedDict(encoder=encoder, projector=projector))
+    predictor = small_normal_(MLP(projection_dim, hidden_dim, projection_dim, bias=bias))
+    return nn.Sequential(OrderedDict(encoder=encoder, projector=projector)), predictor
