@@ -2,16 +2,13 @@
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from torch_clustering._checks import Shard, as_rows, check_features, chunks, make_shard, positive, warn
+from torch_clustering._checks import Shard, as_rows, check_features, make_shard, positive, warn
 from torch_clustering._collectives import Group, sum_over_ranks
 from torch_clustering.assign import DIRECT, nearest
-from torch_clustering.lloyd import Clustering, lloyd
-from torch_clustering.seeding import generator, kmeans_plus_plus, random_rows
+from torch_clustering.engine import Plan, cluster
 
 
 class KMeans:
@@ -76,15 +73,16 @@ class KMeans:
         shard = make_shard(x, sample_weight, self.n_clusters, self.group)
         if self.metric == "cosine":
             shard = _on_sphere(shard)
-        tolerance = self.tol * mean_variance(shard) if self.tol > 0 else 0.0
-        best: Clustering | None = None
-        for restart in range(1 if _is_given(self.init) else self.n_init):
-            start = self._first_centers(shard, generator(self.random_state, restart))
-            found = lloyd(shard, start, spherical=self.metric == "cosine", tolerance=tolerance, max_iter=self.max_iter)
-            # a margin: the same clusters found twice differ by rounding, which must not choose between them
-            if best is None or found.inertia < best.inertia * (1 - 1e-9):
-                best = found
-        assert best is not None
+        plan = Plan(
+            n_clusters=self.n_clusters,
+            init=self.init,
+            n_init=self.n_init if isinstance(self.init, str) else 1,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            seed=self.random_state,
+            spherical=self.metric == "cosine",
+        )
+        best = cluster(shard, plan)
         if best.n_used < self.n_clusters:
             warn(f"{best.n_used} of {self.n_clusters} clusters have rows; the rows may have fewer distinct values")
         self.labels_, self.cluster_centers_ = self._settle_zero_rows(shard.x, best.labels), best.centers
@@ -112,16 +110,6 @@ class KMeans:
     def _settle_zero_rows(self, x: Tensor, labels: Tensor) -> Tensor:
         return labels.masked_fill_(~x.any(1), 0) if self.metric == "cosine" else labels
 
-    def _first_centers(self, shard: Shard, draws: np.random.Generator) -> Tensor:
-        if not _is_given(self.init):
-            draw = kmeans_plus_plus if self.init == "k-means++" else random_rows
-            return draw(shard, self.n_clusters, draws)
-        centers = torch.as_tensor(self.init).to(shard.x.device, torch.float64)
-        expected = (self.n_clusters, shard.x.shape[1])
-        if centers.shape != expected:
-            raise ValueError(f"init has shape {tuple(centers.shape)}; n_clusters and features ask for {expected}")
-        return F.normalize(centers) if self.metric == "cosine" else centers
-
     def _check_settings(self) -> None:
         for name in ("n_clusters", "n_init", "max_iter"):
             positive(name, getattr(self, name))
@@ -129,20 +117,8 @@ class KMeans:
         positive("random_state", self.random_state, zero=True)
         if self.metric not in ("euclidean", "cosine"):
             raise ValueError(f"metric={self.metric!r} is neither 'euclidean' nor 'cosine'")
-        if not _is_given(self.init) and self.init not in ("k-means++", "random"):
+        if isinstance(self.init, str) and self.init not in ("k-means++", "random"):
             raise ValueError(f"init={self.init!r} is neither 'k-means++' nor 'random' nor a (K, D) tensor")
-
-
-def mean_variance(shard: Shard) -> float:
-    """Population variance of the rows of all ranks, mean over features, weights left aside. Collective."""
-    total, squares = shard.x.new_zeros((2, shard.x.shape[1]), dtype=torch.float64)
-    slices = chunks(len(shard.x), shard.x.shape[1], shard.x.device)
-    for part in slices:
-        total += shard.x[part].double().sum(0)
-    mean = sum_over_ranks(total, shard.group) / shard.n_rows
-    for part in slices:
-        squares += (shard.x[part] - mean).square().sum(0)
-    return float(sum_over_ranks(squares, shard.group).mean()) / shard.n_rows
 
 
 def _on_sphere(shard: Shard) -> Shard:
@@ -161,7 +137,3 @@ def _unit(x: Tensor) -> Tensor:
     """Rows at length 1; rows of zeros stay."""
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     return torch.where(length > 0, x / length, 0)
-
-
-def _is_given(init: Any) -> bool:
-    return not isinstance(init, str)
