@@ -7,7 +7,7 @@ FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 demo: .venv/.installed
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 main.py config/digits_propos.yml
 
-test: .venv/.installed
+test: .venv/.tested
 	.venv/bin/python -m pytest -q
 
 lint: .venv/.installed
@@ -32,6 +32,12 @@ lock: .venv/.installed
 	$(PY) -m venv .venv
 	.venv/bin/python -m pip install -q -c requirements.lock uv
 	VIRTUAL_ENV=.venv .venv/bin/uv pip install -q $(FIND_LINKS) -r requirements.txt
+	touch $@
+
+# the CUDA kernels are tested without a GPU by Triton's interpreter; CPU builds of torch come without Triton
+.venv/.tested: .venv/.installed
+	.venv/bin/python -c "import triton" 2> /dev/null || VIRTUAL_ENV=.venv .venv/bin/uv pip install -q \
+	    "triton==3.7.1; sys_platform == 'linux'"
 	touch $@
 
 clean:

@@ -1,12 +1,13 @@
 """What ranks tell each other. A group of None is one process, for which everything here is free.
 
-Floating-point sums are taken in rank order on every rank, so that all ranks hold the same bits.
+Sums hold the same bits on all ranks.
 """
 
 import torch.distributed as dist
 from torch import Tensor
 
 Group = dist.ProcessGroup
+SMALL_BYTES = 1 << 16
 
 
 def world(group: Group | None) -> int:
@@ -19,6 +20,18 @@ def rank(group: Group | None) -> int:
     return 0 if group is None else dist.get_rank(group)
 
 
+def everyone() -> Group:
+    """The default process group; ValueError where there is none."""
+    if dist.group.WORLD is None:
+        raise ValueError("distributed=True needs torch.distributed.init_process_group before")
+    return dist.group.WORLD
+
+
+def home(group: Group | None) -> str:
+    """The kind of device whose tensors `group` sends: "cuda" where it can send no others, else "cpu"."""
+    return "cuda" if group is not None and dist.get_backend(group) == "nccl" else "cpu"
+
+
 def gather(x: Tensor, group: Group | None) -> Tensor:
     """(W, *x.shape): `x` of each rank, in rank order; shapes must be equal. Collective."""
     if world(group) == 1:
@@ -29,7 +42,14 @@ def gather(x: Tensor, group: Group | None) -> Tensor:
 
 
 def sum_over_ranks(x: Tensor, group: Group | None) -> Tensor:
-    """Sum of `x` over ranks, added in rank order. Collective."""
+    """Sum of `x` over ranks, the same bits on all. Collective.
+
+    Small ones are gathered and added in rank order, which answers sooner; large ones travel once, not once per rank.
+    """
+    if world(group) > 1 and x.numel() * x.element_size() > SMALL_BYTES:
+        total = x.contiguous().clone()
+        dist.all_reduce(total, group=group)
+        return total
     blocks = gather(x, group)
     total = blocks[0]
     for block in blocks[1:]:

@@ -1,45 +1,177 @@
-"""Which centre is nearest: fast by matrix products, exact by deciding near ties directly. n rows, D features, K."""
+"""Which centre is nearest: fast by matrix products, exact by deciding near ties directly. n rows, D features, K.
+
+A row whose two best scores differ by less than their rounding error is decided by its float64 differences. So float32
+rows get the labels of float64 distances, however the rows are split into chunks and ranks, by whatever product and at
+whatever precision torch multiplies.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from torch_clustering._checks import chunks
+from torch_clustering import cuda_assign
+from torch_clustering._checks import CHUNK_BYTES, chunks
+from torch_clustering.gemm import Affine
 
 # differences first: |x|² + |c|² - 2xc cancels when rows lie far from the origin
 DIRECT = "donot_use_mm_for_euclid_dist"
+FOLDED = 4.0  # an origin farther than this many times the rows' spread is subtracted from the rows themselves
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows seen from an origin in their midst, where products of float32 cancel least.
+
+    x (n, D); origin (D,) float64 with values of x's dtype; norms (n,) |x - origin|, x's dtype. folded: products are
+    taken with x itself and the centres' weights make up for the origin, which spares a pass over x. buffers: see
+    `buffer`.
+    """
+
+    x: Tensor
+    origin: Tensor
+    norms: Tensor
+    folded: bool
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def about(cls, x: Tensor, center: Tensor) -> "Rows":
+        """x (n, D) seen from `center` (D,)."""
+        origin = center.to(x.dtype)
+        norms = torch.empty_like(x[:, 0])
+        for part in chunks(len(x), x.shape[1], x.device):
+            torch.linalg.vector_norm(x[part] - origin, dim=1, out=norms[part])
+        spread = float(norms.mean()) if len(norms) else 0.0
+        return cls(x, origin.double(), norms, float(origin.norm()) <= FOLDED * spread)
+
+    @cached_property
+    def shifted(self) -> cuda_assign.Shifted:
+        """x in float16 for the kernels of `cuda_assign`, made once; half as large as x."""
+        return cuda_assign.shift_rows(self.x, self.origin, self.norms.double().mean(), torch.float16)
+
+    def squares(self, weights: Tensor | None = None) -> Tensor:
+        """Float64 sum of |x - origin|², times weights (n,)."""
+        total = self.origin.new_zeros(())
+        for part in chunks(len(self.norms), 1, self.norms.device):
+            squares = self.norms[part].double().square()
+            total += (squares if weights is None else squares * weights[part]).sum()
+        return total
+
+    def buffer(self, use: str, n_rows: int, n_columns: int) -> Tensor:
+        """(n_rows, n_columns) uninitialised, the same memory at each call: fresh memory costs as much as a product."""
+        size = n_rows * n_columns
+        if use not in self.buffers or self.buffers[use].numel() < size:
+            self.buffers[use] = self.x.new_empty(size)
+        return self.buffers[use][:size].view(n_rows, n_columns)
+
+    def block(self, part: slice | Tensor) -> Tensor:
+        """(b, D) what products are taken with, the rows `part`, a slice or positions. Overwritten by the next call."""
+        x = self.x[part] if isinstance(part, slice) else part
+        if self.folded and isinstance(part, slice):
+            return x
+        block = self.buffer("block", len(x), self.x.shape[1])
+        if not isinstance(part, slice):
+            x = torch.index_select(self.x, 0, part, out=block)
+        return x if self.folded else torch.sub(x, self.origin.to(x.dtype), out=block)
+
+
+class Scorer:
+    """Scores |x - c|² - |x - origin|² of blocks of rows; centers (K, D) float64."""
+
+    def __init__(self, rows: Rows, centers: Tensor) -> None:
+        self.rows, self.centers = rows, centers
+        moved = centers - rows.origin  # (K, D) same distances, smaller norms
+        bias = moved.square().sum(1)
+        if rows.folded:
+            bias += 2 * moved @ rows.origin
+        self.affine = Affine((-2 * moved).to(rows.x.dtype), bias.to(rows.x.dtype))
+        radius, distance = float(moved.norm(dim=1).max()), float(rows.origin.norm()) if rows.folded else 0.0
+        error = relative_error(rows.x)
+        # a score's error: that of 2 x (c - origin), |x| <= norm + distance, and that of the bias
+        self.slope, self.level = 2 * error * radius, rows.norms.new_tensor(error * radius * (radius + 4 * distance))
+
+    def chunk_rows(self) -> int:
+        """Rows of a block that fits the cache with its scores."""
+        x, budget = self.rows.x, CHUNK_BYTES if self.rows.x.device.type == "cpu" else 256 * CHUNK_BYTES
+        fitting = budget // (x.element_size() * max(x.shape[1], len(self.centers)))
+        return max(1, min(len(x), max(64, fitting)))
+
+    def scores(self, part: slice | Tensor) -> Tensor:
+        """(b, K) scores of rows `part`; they are overwritten by the next call."""
+        block = self.rows.block(part)
+        return self.affine(block, self.rows.buffer("scores", len(block), len(self.centers)))
+
+    def errors(self, part: slice | Tensor) -> Tensor:
+        """(b,) bound of |computed - exact| of each score of these rows."""
+        return torch.add(self.level, self.rows.norms[part], alpha=self.slope)
+
+    def settle(self, rows: Tensor, columns: slice = slice(None)) -> Tensor:
+        """(u,) int64 nearest of the centres `columns` to the rows at positions `rows`, by float64 differences."""
+        found, centers, x = torch.empty_like(rows), self.centers[columns], self.rows.x
+        for part in chunks(len(rows), x.shape[1] + len(centers), x.device):
+            some = rows[part]
+            scores = self.scores(some)[:, columns]
+            reach = scores.amin(1) + 2 * self.errors(some)
+            # all centres that may be nearest, also where scores overflowed: (p,) pairs, sorted
+            row, center = torch.logical_not(scores > reach[:, None]).nonzero().unbind(1)
+            squares = centers.new_empty(len(row))
+            for pairs in chunks(len(row), 2 * x.shape[1], x.device):
+                squares[pairs] = (x[some[row[pairs]]] - centers[center[pairs]]).square().sum(1)
+            least = centers.new_full((len(some),), math.inf).scatter_reduce(0, row, squares, "amin")
+            nearest = (squares == least[row]).nonzero()[:, 0]
+            lowest = torch.full_like(some, len(centers)).scatter_reduce(0, row[nearest], center[nearest], "amin")
+            found[part] = lowest
+        return found
+
+
+def take_least_(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(b, 1) int64 where each row of `scores` (b, K) is least, (b, 1) what it is there, and (b,) by how much.
+
+    In place, the least score becomes infinite.
+    """
+    own = argmin(scores)[:, None]
+    best = scores.gather(1, own)
+    scores.scatter_(1, own, math.inf)
+    return own, best, scores.amin(1) - best[:, 0]
+
+
+def nearest_each(rows: Rows, centers: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+    """Write each row's nearest centre of every set of centers (K, D) float64 into its labels (n,), in place.
+
+    All sets share one pass over the rows.
+    """
+    if rows.x.dtype == torch.float32 and cuda_assign.available(rows.x.device):
+        for own, some in zip(labels, centers, strict=True):
+            own.copy_(cuda_assign.nearest(rows.x, some, nearest, rows.shifted))
+        return
+    scorer = Scorer(rows, torch.cat(list(centers)))
+    ends = torch.tensor([len(one) for one in centers]).cumsum(0).tolist()
+    columns = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+    sure = [torch.empty_like(rows.norms, dtype=torch.bool) for _ in columns]
+    step = scorer.chunk_rows()
+    for start in range(0, len(rows.x), step):
+        part = slice(start, start + step)
+        scores, errors = scorer.scores(part), 2 * scorer.errors(part)
+        for own, column, settled in zip(labels, columns, sure, strict=True):
+            least, _, gap = take_least_(scores[:, column])
+            own[part], settled[part] = least[:, 0], gap > errors  # not so where scores overflowed
+    for own, column, settled in zip(labels, columns, sure, strict=True):
+        unsure = settled.logical_not_().nonzero()[:, 0]
+        own[unsure] = scorer.settle(unsure, column).to(own.dtype)
 
 
 def nearest(x: Tensor, centers: Tensor) -> Tensor:
     """(n,) int64: each row's nearest centre, the lowest index among equals.
-
-    A row whose best scores differ by less than their rounding error is decided by its float64 differences. So float32
-    rows get the labels of float64 distances, however the rows are split into chunks and ranks and at whatever
-    precision torch multiplies.
 
     Args:
         x: (n, D) float32 or float64.
         centers: (K, D) float64.
     """
     labels = torch.empty(len(x), dtype=torch.int64, device=x.device)
-    origin = centers.mean(0).to(x.dtype)  # (D,)
-    moved = centers - origin  # (K, D) same distances, smaller norms
-    radius = moved.norm(dim=1).max()
-    weight, bias = (-2 * moved).to(x.dtype), moved.square().sum(1).to(x.dtype)
-    error = 2 * _relative_error(x) * radius  # of a score per unit of |x| + radius / 2
-    slices = chunks(len(x), x.shape[1] + len(centers), x.device)
-    rows = slices[0].stop if slices else 0
-    shifted, products = x.new_empty((rows, x.shape[1])), x.new_empty((rows, len(centers)))
-    for part in slices:
-        block = x[part]
-        near = torch.sub(block, origin, out=shifted[: len(block)])  # (b, D)
-        scores = torch.addmm(bias, near, weight.T, out=products[: len(block)])  # (b, K) = |x - c|² - |x|²
-        own = _argmin(scores)  # (b,)
-        slack = 2 * error * (torch.linalg.vector_norm(near, dim=1) + radius / 2)
-        close = scores <= (scores.gather(1, own[:, None])[:, 0] + slack).to(x.dtype)[:, None]
-        if int(close.count_nonzero()) > len(block):
-            unsure = (close.sum(1) > 1).nonzero()[:, 0]
-            own[unsure] = torch.cdist(block[unsure].double(), centers, compute_mode=DIRECT).argmin(1)
-        labels[part] = own
+    nearest_each(Rows.about(x, centers.mean(0)), [centers], [labels])
     return labels
 
 
@@ -51,15 +183,24 @@ def own_squared_distances(x: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
     return squared
 
 
-def _argmin(scores: Tensor) -> Tensor:
+def inertia(x: Tensor, weights: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+    """Float64 sum of weight times squared distance to the centre a row's label names; weights (n,) float64."""
+    total = centers.new_zeros(())
+    for part in chunks(len(x), 2 * x.shape[1], x.device):
+        total += (weights[part] * own_squared_distances(x[part], centers, labels[part])).sum()
+    return total
+
+
+def argmin(scores: Tensor) -> Tensor:
     """Index of the least score of each row; NumPy's takes a tenth of the time of torch's on the CPU."""
     return torch.from_numpy(scores.numpy().argmin(1)) if scores.device.type == "cpu" else scores.argmin(1)
 
 
-def _relative_error(x: Tensor) -> float:
+def relative_error(x: Tensor) -> float:
     """Bound of |computed - exact| / (|x| |c|) of a product of D terms, at the precision torch multiplies with now."""
     rounding = (x.shape[1] + 8) * torch.finfo(x.dtype).eps / 2
     if x.dtype == torch.float64:
         return rounding
     backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
-    return rounding + {"tf32": 2.0**-10, "bf16": 2.0**-7}.get(backend.matmul.fp32_precision, 0.0)
+    # tensor cores may cut off where others round to nearest
+    return (1 + x.is_cuda) * rounding + {"tf32": 2.0**-9, "bf16": 2.0**-7}.get(backend.matmul.fp32_precision, 0.0)

@@ -1,61 +1,136 @@
-"""Lloyd's iterations from given centres, on rows sharded over ranks. n rows of this rank, D features, K clusters."""
+"""Lloyd's iterations from several starts at once, on rows sharded over ranks.
 
-from dataclasses import dataclass
+n rows of this rank, D features, K clusters of a start. Starts go in step: those with few centres share their passes
+over the rows, and all of them share one message a pass. What a start leads to does not depend on the others.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from torch_clustering._checks import Shard
 from torch_clustering._collectives import sum_over_ranks
-from torch_clustering.assign import nearest, own_squared_distances
-from torch_clustering.totals import means, relocate_empty_, update_totals_
+from torch_clustering.assign import Rows, Scorer, nearest_each
+from torch_clustering.bounds import Bounds
+from torch_clustering.totals import inertia_of, means, relocate_empty_, update_totals_
+
+SHARED_COLUMNS = 128  # products with more centres than this are no faster for being made together
 
 
 @dataclass(frozen=True)
-class Clustering:
-    """What one start led to.
+class Settings:
+    """How passes are made.
 
-    labels (n,) of own rows; centers (K, D) in the rows' dtype; inertia: sum of w times the squared distance over all
-    rows; n_used: clusters that have rows.
+    tolerance: the squared movement of all centres that ends them. calm: bounds are taken once at most this share of
+    labels changes in a pass, as far as `bounds_memory` bytes go.
     """
 
-    labels: Tensor
+    tolerance: float
+    max_iter: int
+    spherical: bool = False
+    calm: float = 0.05
+    bounds_memory: int = 1 << 30
+
+
+@dataclass
+class Climb:
+    """One start on its way. After `lloyd`: centers (K, D) in the rows' dtype, labels (n,) int32 and inertia of them.
+
+    totals (K, D + 2) float64 of own rows, everywhere: of all ranks (see `totals`).
+    """
+
     centers: Tensor
-    inertia: float
-    n_iter: int
-    n_relocated: int
-    n_used: int
+    labels: Tensor
+    totals: Tensor
+    everywhere: Tensor = field(init=False)
+    bounds: Bounds | None = None
+    changed: float = 1.0  # share of all rows whose label changed in the last pass
+    settled: bool = False
+    n_iter: int = 0
+    n_relocated: int = 0
+    inertia: float = math.inf
+
+    @property
+    def n_used(self) -> int:
+        """Clusters that have rows."""
+        return int((self.everywhere[:, -1] > 0).sum())
+
+    def move(self, centers: Tensor) -> float:
+        """Put `centers` (K, D) float64 in place; the squared movement of all."""
+        squares = (centers - self.centers).square().sum(1)
+        if self.bounds is not None:
+            self.bounds.move(squares.sqrt())
+        self.centers = centers
+        return float(squares.sum())
 
 
-def lloyd(shard: Shard, centers: Tensor, *, spherical: bool, tolerance: float, max_iter: int) -> Clustering:
-    """Move `centers` (K, D) to the means of their rows until one of scikit-learn's rules stops it. Collective.
+def lloyd(shard: Shard, rows: Rows, starts: Sequence[Tensor], settings: Settings) -> list[Climb]:
+    """Move each start's centers (K, D) to the means of their rows until one of scikit-learn's rules stops it.
 
     Its rules: no label changed; all centres together moved by a square <= tolerance; max_iter passes were made. Then
-    labels and inertia are made once more, so that they belong to the returned centres.
+    labels are made once more, so that they belong to the returned centres. Collective.
     """
-    centers = centers.double()
-    labels = torch.full_like(shard.weights, -1, dtype=torch.int64)
-    totals = centers.new_zeros((len(centers), centers.shape[1] + 2))
-    n_iter, n_relocated, settled = 0, 0, False
-    while n_iter < max_iter and not settled:
-        n_iter += 1
-        previous, labels = labels, nearest(shard.x, centers)
-        changed = (labels != previous).nonzero()[:, 0]
-        update_totals_(totals, shard, changed, previous, labels)
-        sent = torch.cat([totals.flatten(), totals.new_tensor([len(changed)])])
-        summed = sum_over_ranks(sent, shard.group)
-        everywhere, n_changed = summed[:-1].view_as(totals), int(summed[-1])
-        n_relocated += relocate_empty_(everywhere, shard, centers, labels, spherical)
-        moved = means(everywhere, spherical)
-        shift, centers = float((moved - centers).square().sum()), moved
-        settled = n_changed == 0 or shift <= tolerance
-    return finish(shard, centers.to(shard.x.dtype), n_iter, n_relocated)
+    climbs = [start_from(shard, centers.double()) for centers in starts]
+    while running := [climb for climb in climbs if not climb.settled]:
+        step(shard, rows, running, settings)
+        for climb in running:
+            relocated = relocate_empty_(climb.everywhere, shard, climb.centers, climb.labels, settings.spherical)
+            climb.n_relocated += relocated
+            climb.n_iter += 1
+            shift = climb.move(means(climb.everywhere, settings.spherical))
+            climb.settled = climb.changed == 0 or shift <= settings.tolerance or climb.n_iter == settings.max_iter
+    for climb in climbs:
+        climb.move(climb.centers.to(shard.x.dtype).double())
+    step(shard, rows, climbs, settings)
+    squares = float(sum_over_ranks(rows.squares(shard.weights), shard.group))
+    for climb in climbs:
+        climb.inertia = inertia_of(climb.everywhere, climb.centers, rows.origin, squares)
+        climb.centers, climb.bounds = climb.centers.to(shard.x.dtype), None
+    return climbs
 
 
-def finish(shard: Shard, centers: Tensor, n_iter: int, n_relocated: int) -> Clustering:
-    """Labels and inertia for `centers` as they are returned. Collective."""
-    labels = nearest(shard.x, centers.double())
-    inertia = (shard.weights * own_squared_distances(shard.x, centers.double(), labels)).sum()
-    members = torch.bincount(labels, minlength=len(centers)).double()
-    summed = sum_over_ranks(torch.cat([members, inertia[None]]), shard.group)
-    return Clustering(labels, centers, float(summed[-1]), n_iter, n_relocated, int((summed[:-1] > 0).sum()))
+def start_from(shard: Shard, centers: Tensor) -> Climb:
+    """A climb that has not begun: no row has a label."""
+    labels = torch.full((len(shard.x),), -1, dtype=torch.int32, device=shard.x.device)
+    return Climb(centers, labels, centers.new_zeros((len(centers), centers.shape[1] + 2)))
+
+
+def step(shard: Shard, rows: Rows, climbs: Sequence[Climb], settings: Settings) -> None:
+    """Label all rows by the climbs' centers and make the totals of all ranks, in one message. Collective."""
+    previous = [climb.labels.clone() for climb in climbs]
+    label(rows, climbs, settings)
+    message = []
+    for climb, before in zip(climbs, previous, strict=True):
+        n_changed = update_totals_(climb.totals, shard, before, climb.labels)
+        message += [climb.totals.flatten(), climb.totals.new_tensor([n_changed])]
+    summed = sum_over_ranks(torch.cat(message), shard.group).split([len(part) for part in message])
+    for climb, totals, changed in zip(climbs, summed[::2], summed[1::2], strict=True):
+        climb.everywhere, climb.changed = totals.view_as(climb.totals), float(changed) / shard.n_rows
+
+
+def label(rows: Rows, climbs: Sequence[Climb], settings: Settings) -> None:
+    """Give each row the label of its nearest center, in every climb."""
+    unbounded: list[Climb] = []
+    for climb in climbs:
+        if climb.bounds is not None:
+            climb.bounds.refresh(Scorer(rows, climb.centers), climb.labels)
+        elif climb.changed <= settings.calm and bounds_fit(rows, climbs, climb, settings.bounds_memory):
+            climb.bounds = Bounds(rows, len(climb.centers))
+            climb.bounds.fill(Scorer(rows, climb.centers), climb.labels)
+        else:
+            unbounded.append(climb)
+    while unbounded:
+        together = [unbounded.pop(0)]
+        while unbounded and sum(len(climb.centers) for climb in [*together, unbounded[0]]) <= SHARED_COLUMNS:
+            together.append(unbounded.pop(0))
+        nearest_each(rows, [climb.centers for climb in together], [climb.labels for climb in together])
+
+
+def bounds_fit(rows: Rows, climbs: Sequence[Climb], climb: Climb, memory: int) -> bool:
+    """Whether `climb`'s bounds and those that others have take at most `memory` bytes. On the CPU only."""
+    bounded = [other.centers for other in climbs if other.bounds is not None]
+    columns = sum(len(centers) for centers in [*bounded, climb.centers])
+    return rows.x.device.type == "cpu" and len(rows.x) * columns * rows.x.element_size() <= memory

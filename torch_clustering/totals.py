@@ -8,25 +8,65 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_clustering import cuda_assign
 from torch_clustering._checks import Shard, chunks
 from torch_clustering._collectives import gather
 from torch_clustering.assign import own_squared_distances
 from torch_clustering.seeding import fetch_rows
 
+BLOCK_ROWS = 1 << 15  # rows whose labels are compared at once
 
-def update_totals_(totals: Tensor, shard: Shard, changed: Tensor, previous: Tensor, labels: Tensor) -> None:
-    """Take the `changed` rows (positions) out of their previous clusters (-1: none) and into their new ones, in place.
 
-    float64 totals of float32 rows are exact enough for the sums never to be made anew.
+def update_totals_(totals: Tensor, shard: Shard, previous: Tensor, labels: Tensor) -> int:
+    """Take the rows whose label changed out of their previous clusters (-1: none) and into their new ones, in place.
+
+    previous, labels (n,) of own rows. float64 totals are exact enough for the sums never to be made anew.
+
+    Returns:
+        The number of these rows.
     """
-    for part in chunks(len(changed), 2 * totals.shape[1], totals.device):
-        rows = changed[part]
-        weights = shard.weights[rows, None]
-        terms = torch.cat([shard.x[rows] * weights, weights, (weights > 0).double()], 1)  # (b, D + 2)
-        totals.index_add_(0, labels[rows], terms)
-        leaving = previous[rows] >= 0
-        if bool(leaving.any()):
-            totals.index_add_(0, previous[rows][leaving], terms[leaving], alpha=-1)
+    if cuda_assign.available(labels.device):
+        from torch_clustering.cuda_sums import cluster_totals  # imports Triton
+
+        changed = (labels != previous).nonzero()[:, 0]
+        leaving = changed[previous[changed] >= 0]
+        totals += cluster_totals(shard.x, shard.weights, labels, len(totals), changed)
+        totals -= cluster_totals(shard.x, shard.weights, previous, len(totals), leaving)
+        return len(changed)
+    n_changed = 0
+    for start in range(0, len(labels), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        changed = (labels[part] != previous[part]).nonzero()[:, 0] + start
+        n_changed += len(changed)
+        own, before = labels[changed], previous[changed]
+        leaving = changed[before >= 0]
+        add_rows_(totals, shard, torch.cat([changed, leaving]), torch.cat([own, before[before >= 0]]), len(changed))
+    return n_changed
+
+
+def add_rows_(totals: Tensor, shard: Shard, rows: Tensor, labels: Tensor, n_added: int) -> None:
+    """Add the first `n_added` of the rows at positions `rows` (m,) to the totals of clusters `labels` (m,), in place.
+
+    The other rows are subtracted.
+    """
+    weights = shard.weights[rows]
+    weights[n_added:] *= -1
+    totals[:, -2] += torch.bincount(labels, weights, len(totals))
+    totals[:, -1] += torch.bincount(labels, weights.sign(), len(totals))
+    labels, order = labels.sort(stable=True)
+    rows, weights = rows[order], weights[order]
+    parts = chunks(len(rows), totals.shape[1], totals.device)
+    found = shard.x.new_empty((min(len(rows), parts[0].stop if parts else 0), shard.x.shape[1]))
+    exact, places = torch.empty_like(found, dtype=torch.float64), torch.arange(len(found), device=found.device)
+    for part in parts:  # each part's rows follow each other by cluster
+        own, sizes = torch.unique_consecutive(labels[part], return_counts=True)
+        n_rows = len(rows[part])
+        torch.index_select(shard.x, 0, rows[part], out=found[:n_rows])
+        exact[:n_rows] = found[:n_rows]
+        sums = F.embedding_bag(
+            places[:n_rows], exact, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights[part]
+        )
+        totals[:, :-2].index_add_(0, own, sums)
 
 
 def means(totals: Tensor, spherical: bool) -> Tensor:
@@ -42,6 +82,13 @@ def without_center(totals: Tensor, spherical: bool) -> Tensor:
     """(K,) bool: clusters without rows, and on the sphere those whose rows cancel to no direction."""
     empty = totals[:, -1] == 0
     return empty | (totals[:, :-2].norm(dim=1) <= 1e-12 * totals[:, -2]) if spherical else empty
+
+
+def inertia_of(totals: Tensor, centers: Tensor, origin: Tensor, squares: float) -> float:
+    """Sum of w |x - c|² from totals of all ranks and their sum of w |x - origin|²; centers (K, D) float64."""
+    moved, weight = centers - origin, totals[:, -2]
+    sums = totals[:, :-2] - weight[:, None] * origin
+    return squares + float((weight * moved.square().sum(1) - 2 * (moved * sums).sum(1)).sum())
 
 
 def relocate_empty_(totals: Tensor, shard: Shard, centers: Tensor, labels: Tensor, spherical: bool) -> int:

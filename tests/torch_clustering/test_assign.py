@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_clustering import _checks
+from torch_clustering import _checks, assign
 from torch_clustering.assign import nearest
 
 
@@ -62,5 +62,6 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     x, centers = torch.randn(499, 61, generator=draws), torch.randn(7, 61, generator=draws).double()
     whole = nearest(x, centers)
     monkeypatch.setattr(_checks, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(assign, "CHUNK_BYTES", 1)
     assert torch.equal(nearest(x, centers), whole)
     assert nearest(x[:0], centers).tolist() == []

@@ -1,4 +1,4 @@
-"""Gaussian mixtures against scikit-learn's numbers (float64, compared at 1e-9), and their manners."""
+"""Gaussian mixtures against stored numbers of scikit-learn (float64, compared at 1e-9), and what EM promises."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.torch_clustering.made import close, made_rows, numbers
 from torch_clustering import ConvergenceWarning, GaussianMixture
+from torch_clustering.em import add_squares_
 
 NUMBERS = numbers("gmm")
 CASES = {case["name"]: case for case in NUMBERS["cases"]}
@@ -18,6 +19,14 @@ def agrees(model: GaussianMixture, expected: dict, tolerance: float = 1e-9) -> b
     return all(close(found, expected[name], tolerance) for found, name in pairs) and close(
         model.lower_bound_, expected["lower_bound"], tolerance
     )
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_no_pass_leaves_the_parameters_of_the_given_responsibilities(kind: str) -> None:
+    model = GaussianMixture(3, covariance_type=kind, init=START, max_iter=0).fit(made_rows(90, 3))
+    stored = CASES[kind]["init_params"]
+    assert agrees(model, {**stored, "lower_bound": -torch.inf})
+    assert model.n_iter_ == 0 and not model.converged_ and model.lower_bounds_ == []
 
 
 @pytest.mark.parametrize("passes", [1, 5])
@@ -37,12 +46,15 @@ def test_the_converged_mixture_equals_the_stored_one(kind: str) -> None:
     assert close(model.score_samples(x)[:5], expected["score_samples_0_4"])
     assert close(model.score_samples(x).mean(), expected["score"])
     assert close(model.predict_proba(x)[:3], expected["proba_0_2"])
-    assert model.predict(x).tolist() == expected["labels"]
+    assert model.predict(x).tolist() == expected["labels"] == model.fit_predict(x).tolist()
+    assert close(model.score(x), expected["score"])
+    assert close(model.bic(x), expected["bic"]) and close(model.aic(x), expected["aic"])
 
 
-def test_float32_rows_give_the_mixture_of_float64() -> None:
-    model = GaussianMixture(3, init=START).fit(made_rows(90, 3).float())
-    assert agrees(model, CASES["full"]["tol_1e-3"], 1e-4) and model.means_.dtype == torch.float64
+@pytest.mark.parametrize("kind", CASES)
+def test_float32_rows_give_the_mixture_of_float64(kind: str) -> None:
+    model = GaussianMixture(3, covariance_type=kind, init=START).fit(made_rows(90, 3).float())
+    assert agrees(model, CASES[kind]["tol_1e-3"], 1e-3) and model.means_.dtype == torch.float64
 
 
 def test_one_component_is_mean_and_covariance() -> None:
@@ -61,13 +73,41 @@ def test_rows_far_from_the_origin_give_the_same_mixture(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_the_likelihood_never_falls(kind: str) -> None:
-    bounds = []
-    for passes in range(1, 13):
-        with pytest.warns(ConvergenceWarning):
-            model = GaussianMixture(3, covariance_type=kind, init=START, max_iter=passes, tol=1e-30, reg_covar=0)
-            bounds.append(model.fit(made_rows(90, 3)).lower_bound_)
-    assert bounds == sorted(bounds)
+def test_float32_rows_in_tight_groups_far_apart_lose_no_variance(kind: str) -> None:
+    # |mean|² is 1e8 times the variance however the rows are centred: products of float32 have no digit of it
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(509) % 3
+    x = (torch.tensor([-300.0, 0.0, 500.0])[labels, None] + 0.03 * torch.randn(509, 5, generator=draws)).float()
+    model = GaussianMixture(3, covariance_type=kind, reg_covar=1e-9, init=F.one_hot(labels, 3), max_iter=3).fit(x)
+    exact = GaussianMixture(3, covariance_type=kind, reg_covar=1e-9, init=F.one_hot(labels, 3), max_iter=3)
+    assert close(model.covariances_, exact.fit(x.double()).covariances_, 1e-8)
+    assert torch.equal(model.predict(x), labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", CASES)
+def test_the_likelihood_never_falls(kind: str, dtype: torch.dtype) -> None:
+    noise = torch.randn(997, 17, generator=torch.Generator().manual_seed(0))
+    x = (made_rows(997, 17) + noise).to(dtype)
+    arguments = {"covariance_type": kind, "max_iter": 41, "tol": 1e-30, "reg_covar": 1e-6}
+    model = GaussianMixture(5, init_params="random_from_data", **arguments)
+    with pytest.warns(ConvergenceWarning):
+        bounds = model.fit(x).lower_bounds_
+    assert len(bounds) == 41 and bounds[-1] == model.lower_bound_ > bounds[0] + 0.01
+    assert min(later - earlier for earlier, later in zip(bounds, bounds[1:], strict=False)) > -1e-6
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_squares_of_few_or_of_many_active_rows_are_the_same_sums(overlap: bool) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(211, 37, generator=draws).double()
+    logits = torch.randn(7, 211, generator=draws).double()
+    responsibilities = (logits if overlap else 1e3 * logits).softmax(0)
+    found = torch.zeros(7, 37, 37, dtype=torch.float64)
+    for part in (slice(0, 83), slice(83, 211)):
+        add_squares_(found, x[part], responsibilities[:, part])
+    wanted = torch.einsum("kb,bi,bj->kij", responsibilities, x, x)
+    assert close(found.tril(), wanted.tril(), 1e-12)
 
 
 def blobs(width: int = 5) -> tuple[Tensor, Tensor]:
@@ -100,8 +140,18 @@ def test_a_singular_covariance_names_its_component_and_the_remedy() -> None:
     [
         ({"n_components": 101}, "97 rows for 101"),
         ({"n_components": 3, "covariance_type": "round"}, "'round'"),
-        ({"n_components": 3, "init": "random"}, "'random'"),
+        ({"n_components": 3, "init_params": "spread"}, "'spread'.*'kmeans'"),
+        ({"n_components": 3, "layout": "spread"}, "'spread'.*'replicated'"),
         ({"n_components": 3, "init": torch.ones(96, 3)}, r"\(96, 3\).*\(97, 3\)"),
+        ({"n_components": 3, "init": -torch.ones(97, 3)}, "responsibilities >= 0"),
+        ({"n_components": 3, "weights_init": [0.5, 0.4, 0.2]}, "sum 1.1"),
+        ({"n_components": 3, "means_init": torch.ones(3, 4)}, r"means_init .*\(3, 4\).*\(3, 5\)"),
+        ({"n_components": 3, "means_init": torch.full((3, 5), torch.nan)}, "means_init contains NaN"),
+        ({"n_components": 3, "precisions_init": torch.ones(3, 5, 5)}, "precisions_init must be positive definite"),
+        ({"n_components": 3, "precisions_init": torch.ones(3, 5, 5).triu()}, "precisions_init must be symmetric"),
+        ({"n_components": 3, "n_init": 0}, "n_init=0"),
+        ({"n_components": 3, "max_iter": -1}, "max_iter=-1"),
+        ({"n_components": 3, "random_state": -1}, "random_state=-1"),
         ({"n_components": 3, "tol": 0}, "tol=0"),
         ({"n_components": 3, "reg_covar": -1}, "reg_covar=-1"),
     ],
@@ -109,3 +159,14 @@ def test_a_singular_covariance_names_its_component_and_the_remedy() -> None:
 def test_impossible_settings_are_refused_with_their_value(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GaussianMixture(**arguments).fit(blobs()[0])
+
+
+def test_full_covariances_that_fill_the_memory_are_refused_with_their_size_and_advice() -> None:
+    with pytest.raises(ValueError, match=r"10.1 GiB.*'diag'.*PCA"):
+        GaussianMixture(151, max_iter=1, init=torch.ones(151, 151)).fit(torch.ones(151, 2999))
+
+
+def test_a_component_without_rows_for_its_covariance_is_warned_of() -> None:
+    x, _ = blobs()
+    with pytest.warns(ConvergenceWarning, match=r"has 2\.\d+ rows, its covariance needs 6"):
+        GaussianMixture(32, reg_covar=1e-2, init=F.one_hot(torch.arange(97) % 32, 32), max_iter=2, tol=1e30).fit(x)

@@ -1,93 +1,158 @@
 """k-means++ draws against stored numbers, and the guard against rows that are centres already."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from tests.torch_clustering.made import close, made_rows, numbers
 from torch_clustering import KMeans
-from torch_clustering._checks import make_shard
+from torch_clustering._checks import Shard, make_shard
+from torch_clustering.assign import Rows
+from torch_clustering.engine import seen_from_mean
+from torch_clustering.scalable_seeding import kmeans_parallel
 from torch_clustering.seeding import (
-    draw_rows,
+    Masses,
+    Seeding,
+    add_centers,
     fetch_rows,
     generator,
     kmeans_plus_plus,
-    next_center,
-    quantum,
     random_rows,
     squared_distances,
-    to_integers,
 )
 
 STORED = numbers("kmeans")["kmeanspp"]
 
 
+class Given:
+    """A generator that gives these numbers and notes how many were asked for."""
+
+    def __init__(self, *uniforms: list[float]) -> None:
+        self.uniforms, self.asked = list(uniforms), []
+
+    def random(self, n: int) -> np.ndarray:
+        self.asked.append(n)
+        return np.array(self.uniforms.pop(0)) if self.uniforms else np.full(n, 0.5)
+
+
+def seen(x: torch.Tensor, weight: torch.Tensor | None = None) -> tuple[Shard, Rows]:
+    shard = make_shard(x, weight, 1, None)
+    return shard, seen_from_mean(shard)[0]
+
+
+def seeds(x: torch.Tensor, n_clusters: int, draws: Any, weight: torch.Tensor | None = None) -> torch.Tensor:
+    return kmeans_plus_plus(*seen(x, weight), [n_clusters], [draws])[0]
+
+
+def begun(shard: Shard, rows: Rows, draws: Any) -> Seeding:
+    """A seeding of 7 centres whose first is row 0."""
+    seeding = Seeding(7, draws, 3)
+    seeding.chosen, seeding.closest = shard.x[:1], squared_distances(rows, shard.x[:1])[0].clone()
+    seeding.masses = Masses.of(seeding.closest, shard)
+    return seeding
+
+
 def test_candidates_of_one_step_equal_the_stored_ones() -> None:
-    shard = make_shard(made_rows(60, 5), None, 7, None)
-    closest = squared_distances(shard.x, shard.x[:1])[:, 0]
-    step = STORED["single_step"]
-    drawn = draw_rows(to_integers(closest, quantum(closest, shard)), np.array(step["u"]), shard)
-    left = torch.minimum(closest[:, None], squared_distances(shard.x, shard.x[drawn]))
-    assert drawn == step["candidates"]
-    assert close(left.sum(0), step["potentials"]) and close(closest.sum(), step["total"])
+    shard, rows = seen(made_rows(60, 5))
+    seeding, step = begun(shard, rows, None), STORED["single_step"]
+    drawn = seeding.masses.draw(np.array(step["u"]), shard)
+    left = torch.minimum(seeding.closest, squared_distances(rows, shard.x[drawn]))
+    assert drawn.tolist() == step["candidates"]
+    assert close(left.sum(1), step["potentials"]) and close(seeding.closest.sum(), step["total"])
 
 
 def test_greedy_steps_choose_the_stored_rows() -> None:
-    shard = make_shard(made_rows(60, 5), None, 7, None)
-    closest, chosen = squared_distances(shard.x, shard.x[:1])[:, 0], [0]
-    for step in STORED["greedy_7_centers"]["steps"]:
-        best, closest = next_center(shard, closest, quantum(closest, shard), np.array(step["u"]))
-        chosen.append(int((shard.x == best).all(1).nonzero()))
-        assert chosen[-1] == step["chosen"]
+    shard, rows = seen(made_rows(60, 5))
+    steps = STORED["greedy_7_centers"]["steps"]
+    seeding = begun(shard, rows, Given(*(step["u"] for step in steps)))
+    seeding.trials = len(steps[0]["u"])
+    while seeding.running:
+        add_centers(shard, rows, [seeding])
+    chosen = [int((shard.x == center).all(1).nonzero()) for center in seeding.chosen]
     assert chosen == STORED["greedy_7_centers"]["chosen"]
-    assert close(closest.sum(), STORED["greedy_7_centers"]["final_potential"])
+    assert close(seeding.closest.sum(), STORED["greedy_7_centers"]["final_potential"])
 
 
 @pytest.mark.parametrize("n_clusters", [int(k) for k in STORED["n_local_trials"]])
-def test_number_of_candidates_equals_the_stored_one(n_clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_number_of_candidates_equals_the_stored_one(n_clusters: int) -> None:
+    draws = Given()
+    seeds(torch.arange(1009.0)[:, None], n_clusters, draws)
+    assert draws.asked == [1] + [STORED["n_local_trials"][str(n_clusters)]] * (n_clusters - 1)
 
-    class Draws:
-        def random(self, n: int) -> np.ndarray:
-            asked.append(n)
-            return np.full(n, 0.5)
 
-    kmeans_plus_plus(make_shard(torch.arange(1009.0)[:, None], None, n_clusters, None), n_clusters, Draws())
-    assert asked == [1] + [STORED["n_local_trials"][str(n_clusters)]] * (n_clusters - 1)
+def test_plain_seeding_draws_one_candidate_a_step() -> None:
+    draws = Given()
+    kmeans_plus_plus(*seen(made_rows(60, 5)), [7], [draws], greedy=False)
+    assert draws.asked == [1] * 7
 
 
 @pytest.mark.parametrize("u", [0.0, np.nextafter(1, 0)])
 def test_a_row_without_mass_is_never_drawn(u: float) -> None:
-    shard = make_shard(torch.rand(5, 3), None, 1, None)
-    masses = torch.tensor([0, 3, 0, 4, 0], dtype=torch.float64)
-    (row,) = draw_rows(to_integers(masses, quantum(masses, shard)), np.array([u]), shard)
-    assert row == (1 if u == 0 else 3)
+    shard, _ = seen(torch.rand(5, 3))
+    masses = Masses.of(torch.tensor([0, 3, 0, 4, 0], dtype=torch.float64), shard)
+    assert masses.draw(np.array([u]), shard).tolist() == [1 if u == 0 else 3]
 
 
-def test_rows_are_drawn_in_proportion_to_their_mass() -> None:
-    shard = make_shard(torch.rand(3, 2), None, 1, None)
-    masses = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
-    drawn = draw_rows(to_integers(masses, quantum(masses, shard)), generator(0, 0).random(2003), shard)
+@pytest.mark.parametrize("unit", [1.0, 1e-30, 1e30])
+def test_rows_are_drawn_in_proportion_to_their_mass(unit: float) -> None:
+    shard, _ = seen(torch.rand(3, 2))
+    masses = Masses.of(torch.tensor([1.0, 0.0, 3.0]) * unit, shard)
+    drawn = masses.draw(generator(0, 0).random(2003), shard).tolist()
     assert abs(drawn.count(2) / 2003 - 0.75) < 0.03 and drawn.count(1) == 0
 
 
-def test_equal_rows_have_distance_zero_and_distances_do_not_depend_on_their_neighbours() -> None:
+def test_equal_rows_have_distance_zero_and_near_ones_their_own() -> None:
     x = 1000 + 0.001 * torch.randn(97, 61, generator=torch.Generator().manual_seed(0))
-    whole = squared_distances(x, x[[5, 13, 5]])
-    assert whole[5, 0] == 0 and whole[13, 1] == 0
-    assert torch.equal(torch.cat([squared_distances(part, x[[13]]) for part in x.split([1, 0, 3, 93])]), whole[:, [1]])
+    x[17] = x[13]
+    _, rows = seen(x)
+    squared = squared_distances(rows, x[[5, 13]])
+    exact = (x.double()[None] - x[[5, 13], None].double()).square().sum(2)
+    assert squared[0, 5] == 0 and squared[1, 13] == 0 and squared[1, 17] == 0
+    torch.testing.assert_close(squared.double(), exact, rtol=1e-4, atol=0)
+
+
+def test_a_far_row_leaves_the_others_their_masses() -> None:
+    x = torch.randn(53, 3, generator=torch.Generator().manual_seed(0))
+    x[7] += 1e9
+    centers = seeds(x, 5, generator(0, 0))
+    assert len(centers.unique(dim=0)) == 5
 
 
 def test_rows_of_weight_zero_are_no_seeds() -> None:
     x = made_rows(60, 5)
     weight = (torch.arange(60) % 4 == 1).double()
-    centers = KMeans(7, max_iter=1).fit(x, weight).cluster_centers_
-    seeds = kmeans_plus_plus(make_shard(x, weight, 7, None), 7, generator(0, 0))
-    assert all(bool((x[weight > 0] == seed).all(1).any()) for seed in seeds) and centers.shape == (7, 5)
+    for centers in (seeds(x, 7, generator(0, 0), weight), kmeans_parallel(*seen(x, weight), 7, generator(0, 0))):
+        assert all(bool((x[weight > 0] == seed).all(1).any()) for seed in centers) and len(centers.unique(dim=0)) == 7
+
+
+def test_seedings_in_step_equal_each_alone() -> None:
+    x = torch.randn(509, 7, generator=torch.Generator().manual_seed(0))
+    sizes = [3, 11, 5]
+    together = kmeans_plus_plus(*seen(x), sizes, [generator(0, restart) for restart in range(3)])
+    for restart, size in enumerate(sizes):
+        assert torch.equal(together[restart], seeds(x, size, generator(0, restart)))
+
+
+def test_candidates_that_are_computed_again_lead_to_the_same_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = made_rows(509, 7)
+    kept = seeds(x, 11, generator(0, 0))
+    monkeypatch.setattr("torch_clustering.seeding.LEFT_BYTES", 8 * 4 * 101)
+    assert torch.equal(seeds(x, 11, generator(0, 0)), kept)
+
+
+def test_scalable_seeds_are_rows_and_start_as_well_as_greedy_ones() -> None:
+    x = 5 * torch.randn(31, 7, generator=torch.Generator().manual_seed(0))[torch.arange(2003) % 31]
+    x += torch.randn(2003, 7, generator=torch.Generator().manual_seed(1))
+    centers = kmeans_parallel(*seen(x), 31, generator(0, 0))
+    assert all(bool((x == center).all(1).any()) for center in centers)
+    greedy, scalable = (KMeans(31, init=init, n_init=3).fit(x).inertia_ for init in ("k-means++", "k-means||"))
+    assert scalable == pytest.approx(greedy, rel=0.02)
 
 
 def test_random_rows_are_different_rows() -> None:
-    shard = make_shard(torch.arange(13.0)[:, None], None, 13, None)
+    shard, _ = seen(torch.arange(13.0)[:, None])
     assert sorted(random_rows(shard, 13, generator(0, 0)).flatten().tolist()) == list(range(13))
     assert fetch_rows(shard, [7, 2, 7]).flatten().tolist() == [7, 2, 7]
 

@@ -42,7 +42,8 @@ def fit_kmeans(rank: int, world: int, choice: int, name: str, dtype: str, settin
     model = KMeans(**arguments, group=dist.group.WORLD if world > 1 else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer distinct rows than clusters
-        model.fit(split(x, rank, world, choice), None if weight is None else split(weight, rank, world, choice))
+        own_weight = None if weight is None else split(weight, rank, world, choice)
+        model.fit(split(x, rank, world, choice), sample_weight=own_weight)
     assert torch.equal(model.predict(split(x, rank, world, choice)), model.labels_)
     return [model.labels_, model.cluster_centers_, model.inertia_, model.n_iter_, model.n_relocated_]
 
@@ -80,7 +81,7 @@ def test_some_case_relocates_and_some_case_repeats_centers() -> None:
 
 
 def fit_mixture(rank: int, world: int, choice: int, kind: str) -> list[Any]:
-    own = split(rows_of("blobs"), rank, world, choice)
+    own = split(rows_of("blobs").double(), rank, world, choice)
     group = dist.group.WORLD if world > 1 else None
     model = GaussianMixture(11, covariance_type=kind, n_init=2, group=group).fit(own)
     return [model.predict(own), model.weights_, model.means_, model.covariances_, model.lower_bound_, model.n_iter_]

@@ -1,0 +1,92 @@
+"""Bounds that spare exact passes: rows of which they prove that no label can change are left out (Elkan 2003).
+
+n rows of this rank, D features, K clusters. Distances here are not squared. Bounds are never lowered as the centres
+move: K numbers add up how far each centre has travelled, and a bound counts from its own place on that road. So a pass
+reads the (n, K) bounds once and writes only those of the rows it has to look at.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torch_clustering._checks import CHUNK_BYTES
+from torch_clustering.assign import Rows, Scorer, take_least_
+
+THIN = 32  # the least of so few columns is found fastest with each column in one piece
+ROUNDING = 8.0  # units of the dtype's precision by which sums and roots of distances are distrusted
+
+
+class Bounds:
+    """Lower bounds of each row's distance to every other centre, and an upper one to its own.
+
+    lower (n, K): lower bound + the centre's road when it was taken, infinite for the own centre; upper (n,): upper
+    bound - the own centre's road when it was taken; road (K,) float64.
+    """
+
+    def __init__(self, rows: Rows, n_clusters: int) -> None:
+        self.rows = rows
+        self.transposed = n_clusters <= THIN
+        shape = (n_clusters, len(rows.x)) if self.transposed else (len(rows.x), n_clusters)
+        self.lower = rows.x.new_empty(shape).T if self.transposed else rows.x.new_empty(shape)
+        self.upper = rows.x.new_empty(len(rows.x))
+        self.road = torch.zeros(n_clusters, dtype=torch.float64, device=rows.x.device)
+        self.precision = ROUNDING * torch.finfo(rows.x.dtype).eps
+
+    def move(self, distances: Tensor) -> None:
+        """The centres have moved by these distances (K,) float64."""
+        self.road += distances * (1 + self.precision)
+
+    def fill(self, scorer: Scorer, labels: Tensor) -> None:
+        """Label all rows (labels (n,), in place) and take their bounds."""
+        step = scorer.chunk_rows()
+        self._label(scorer, labels, [slice(start, start + step) for start in range(0, len(labels), step)])
+
+    def refresh(self, scorer: Scorer, labels: Tensor) -> None:
+        """Label the rows whose label may have changed, labels (n,) in place, and take their bounds anew."""
+        self._label(scorer, labels, self.unproven(labels).split(scorer.chunk_rows()))
+
+    def unproven(self, labels: Tensor) -> Tensor:
+        """(a,) positions of the rows for which another centre than their label's may be as near."""
+        road = self.road.to(self.lower.dtype)
+        reach = self.upper + road[labels]  # (n,)
+        reach += self.precision * (reach.abs() + 2 * road.max())
+        step = max(1, CHUNK_BYTES // (road.element_size() * len(road)))
+        least = torch.empty_like(reach)
+        for start in range(0, len(labels), step):
+            lower = self.lower[start : start + step]
+            if self.transposed:
+                left = self.rows.buffer("left", len(road), len(lower)).T
+            else:
+                left = self.rows.buffer("left", len(lower), len(road))
+            torch.amin(torch.sub(lower, road, out=left), 1, out=least[start : start + step])
+        return (least <= reach).nonzero()[:, 0]
+
+    def _label(self, scorer: Scorer, labels: Tensor, parts: Sequence[slice | Tensor]) -> None:
+        doubtful = []
+        for part in parts:
+            scores = scorer.scores(part)
+            own, best, gap = take_least_(scores)
+            unsure = torch.logical_not(gap > 2 * scorer.errors(part)).nonzero()[:, 0]
+            doubtful.append(unsure + part.start if isinstance(part, slice) else part[unsure])
+            labels[part] = own[:, 0].to(labels.dtype)
+            self._take(scorer, part, scores, own, best)
+        for rows in torch.cat(doubtful).split(scorer.chunk_rows()) if doubtful else ():
+            own = scorer.settle(rows)[:, None]
+            labels[rows] = own[:, 0].to(labels.dtype)
+            scores = scorer.scores(rows)
+            best = scores.gather(1, own)
+            self._take(scorer, rows, scores.scatter_(1, own, math.inf), own, best)
+
+    def _take(self, scorer: Scorer, part: slice | Tensor, scores: Tensor, own: Tensor, best: Tensor) -> None:
+        """Bounds of rows `part` from scores (b, K), infinite at the own centre (b, 1), where it was `best` (b, 1)."""
+        squares = self.rows.norms[part, None].square()  # score + |x - origin|² = distance²
+        error = scorer.errors(part)[:, None] + self.precision * squares
+        near = (best + squares).clamp_(min=0)
+        # an error e of a square d² is one of at most e / d, and of at most sqrt(e), of d
+        tiny = torch.finfo(near.dtype).tiny
+        error = torch.minimum(error / (near - 2 * error).clamp_(min=tiny).sqrt_(), error.sqrt())
+        road = self.road.to(near.dtype)
+        self.lower[part] = scores.add_(squares).clamp_(min=0).sqrt_().sub_(error).add_(road)
+        self.upper[part] = (near.sqrt_().add_(error) - road[own])[:, 0]

@@ -1,0 +1,60 @@
+"""x @ weight.T + bias on the CPU, by whichever of torch's two matrix products is faster on this machine."""
+
+import time
+from functools import cache
+
+import torch
+from torch import Tensor
+
+PROBE_ROWS = 1024
+
+
+class Affine:
+    """The map x -> x @ weight.T + bias; weight (K, D), bias (K,), both of x's dtype and device."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight, bias
+        choice = usable(weight) and len(weight) > 1 and onednn_is_faster(weight.shape[1], len(weight))
+        self.onednn, self.thin = choice, len(weight) <= 128
+
+    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
+        """(b, K) of rows x (b, D); `out` (b, K) may or may not be used."""
+        if not self.onednn:
+            return torch.addmm(self.bias, x, self.weight.T, out=out)
+        return onednn(x, self.weight, self.bias, self.thin)
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor, thin: bool) -> Tensor:
+    """(b, K) by oneDNN, whose operator is private to torch: `usable` tells whether it is there."""
+    if thin:
+        x.sum()  # brings x into the cache, which the thin product alone does too slowly
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def usable(x: Tensor) -> bool:
+    """Whether oneDNN's product exists for this dtype and device, at full precision."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+@cache
+def onednn_is_faster(width: int, n_columns: int) -> bool:
+    """Result of a probe of some milliseconds, made once per shape; labels do not depend on it (see `assign`)."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.rand((PROBE_ROWS, width), generator=draws)
+    weight, bias = torch.rand((n_columns, width), generator=draws), torch.zeros(n_columns)
+    out = torch.empty((PROBE_ROWS, n_columns))
+    seconds = {"addmm": float("inf"), "onednn": float("inf")}
+    for _ in range(5):
+        for name in seconds:
+            started = time.perf_counter()
+            if name == "addmm":
+                torch.addmm(bias, x, weight.T, out=out)
+            else:
+                onednn(x, weight, bias, n_columns <= 128)
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds["onednn"] < seconds["addmm"]
