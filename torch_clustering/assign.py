@@ -19,6 +19,7 @@ from torch_clustering.gemm import Affine
 
 # differences first: |x|² + |c|² - 2xc cancels when rows lie far from the origin
 DIRECT = "donot_use_mm_for_euclid_dist"
+THIN = 128  # columns of a product that is bound by memory
 FOLDED = 4.0  # an origin farther than this many times the rows' spread is subtracted from the rows themselves
 
 
@@ -102,6 +103,8 @@ class Scorer:
     def scores(self, part: slice | Tensor) -> Tensor:
         """(b, K) scores of rows `part`; they are overwritten by the next call."""
         block = self.rows.block(part)
+        if self.rows.folded and isinstance(part, slice) and len(self.centers) <= THIN:
+            block.sum()  # brings the rows into the cache, which a thin product alone does too slowly
         return self.affine(block, self.rows.buffer("scores", len(block), len(self.centers)))
 
     def errors(self, part: slice | Tensor) -> Tensor:
@@ -110,21 +113,21 @@ class Scorer:
 
     def settle(self, rows: Tensor, columns: slice = slice(None)) -> Tensor:
         """(u,) int64 nearest of the centres `columns` to the rows at positions `rows`, by float64 differences."""
-        found, centers, x = torch.empty_like(rows), self.centers[columns], self.rows.x
-        for part in chunks(len(rows), x.shape[1] + len(centers), x.device):
-            some = rows[part]
-            scores = self.scores(some)[:, columns]
-            reach = scores.amin(1) + 2 * self.errors(some)
-            # all centres that may be nearest, also where scores overflowed: (p,) pairs, sorted
-            row, center = torch.logical_not(scores > reach[:, None]).nonzero().unbind(1)
-            squares = centers.new_empty(len(row))
-            for pairs in chunks(len(row), 2 * x.shape[1], x.device):
-                squares[pairs] = (x[some[row[pairs]]] - centers[center[pairs]]).square().sum(1)
-            least = centers.new_full((len(some),), math.inf).scatter_reduce(0, row, squares, "amin")
-            nearest = (squares == least[row]).nonzero()[:, 0]
-            lowest = torch.full_like(some, len(centers)).scatter_reduce(0, row[nearest], center[nearest], "amin")
-            found[part] = lowest
-        return found
+        parts = rows.split(self.chunk_rows())
+        return torch.cat([self.decide(self.scores(part)[:, columns], part, columns) for part in parts])
+
+    def decide(self, scores: Tensor, rows: Tensor, columns: slice = slice(None)) -> Tensor:
+        """`settle` for the rows of one block, whose scores (b, K of the columns) are known and kept."""
+        x, centers = self.rows.x, self.centers[columns]
+        reach = scores.amin(1) + 2 * self.errors(rows)
+        # all centres that may be nearest, also where scores overflowed: (p,) pairs, sorted
+        row, center = torch.logical_not(scores > reach[:, None]).nonzero().unbind(1)
+        squares = centers.new_empty(len(row))
+        for pairs in chunks(len(row), 2 * x.shape[1], x.device):
+            squares[pairs] = (x[rows[row[pairs]]] - centers[center[pairs]]).square().sum(1)
+        least = centers.new_full((len(rows),), math.inf).scatter_reduce(0, row, squares, "amin")
+        nearest = (squares == least[row]).nonzero()[:, 0]
+        return torch.full_like(rows, len(centers)).scatter_reduce(0, row[nearest], center[nearest], "amin")
 
 
 def take_least_(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from torch_clustering._checks import CHUNK_BYTES
-from torch_clustering.assign import Rows, Scorer, take_least_
+from torch_clustering.assign import Rows, Scorer, relative_error, take_least_
 
 THIN = 32  # the least of so few columns is found fastest with each column in one piece
+WIDE = 256  # centres from which on measuring a row's own distance first costs less than it spares
 ROUNDING = 8.0  # units of the dtype's precision by which sums and roots of distances are distrusted
 
 
@@ -45,15 +46,16 @@ class Bounds:
 
     def refresh(self, scorer: Scorer, labels: Tensor) -> None:
         """Label the rows whose label may have changed, labels (n,) in place, and take their bounds anew."""
-        self._label(scorer, labels, self.unproven(labels).split(scorer.chunk_rows()))
+        rows, least = self.unproven(labels)
+        if len(self.road) > WIDE:
+            rows = self._tighten(scorer, labels, rows, least)
+        self._label(scorer, labels, rows.split(scorer.chunk_rows()))
 
-    def unproven(self, labels: Tensor) -> Tensor:
-        """(a,) positions of the rows for which another centre than their label's may be as near."""
+    def unproven(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(a,) positions of the rows for which another centre than their label's may be as near, and how near."""
         road = self.road.to(self.lower.dtype)
-        reach = self.upper + road[labels]  # (n,)
-        reach += self.precision * (reach.abs() + 2 * road.max())
         step = max(1, CHUNK_BYTES // (road.element_size() * len(road)))
-        least = torch.empty_like(reach)
+        least = torch.empty_like(self.upper)
         for start in range(0, len(labels), step):
             lower = self.lower[start : start + step]
             if self.transposed:
@@ -61,7 +63,25 @@ class Bounds:
             else:
                 left = self.rows.buffer("left", len(lower), len(road))
             torch.amin(torch.sub(lower, road, out=left), 1, out=least[start : start + step])
-        return (least <= reach).nonzero()[:, 0]
+        rows = (least <= self._reach(slice(None), labels)).nonzero()[:, 0]
+        return rows, least[rows]
+
+    def _reach(self, part: slice | Tensor, labels: Tensor) -> Tensor:
+        """(b,) upper bounds of the distances of rows `part` to their own centres, rounding included."""
+        road = self.road.to(self.upper.dtype)
+        reach = self.upper[part] + road[labels[part]]
+        return reach + self.precision * (reach.abs() + 2 * road.max())
+
+    def _tighten(self, scorer: Scorer, labels: Tensor, rows: Tensor, least: Tensor) -> Tensor:
+        """Those of `rows` that stay unproven once the distance to their own centre is measured."""
+        centers, road = scorer.centers.to(self.upper.dtype), self.road.to(self.upper.dtype)
+        rounding = self.precision * centers.norm(dim=1).max()
+        for some in rows.split(scorer.chunk_rows()):
+            own = labels[some]
+            x = torch.index_select(self.rows.x, 0, some, out=self.rows.buffer("block", len(some), centers.shape[1]))
+            distance = torch.linalg.vector_norm(x.sub_(centers[own]), dim=1)
+            self.upper[some] = distance * (1 + relative_error(x)) + rounding - road[own]
+        return rows[least <= self._reach(rows, labels)]
 
     def _label(self, scorer: Scorer, labels: Tensor, parts: Sequence[slice | Tensor]) -> None:
         doubtful = []
@@ -73,9 +93,9 @@ class Bounds:
             labels[part] = own[:, 0].to(labels.dtype)
             self._take(scorer, part, scores, own, best)
         for rows in torch.cat(doubtful).split(scorer.chunk_rows()) if doubtful else ():
-            own = scorer.settle(rows)[:, None]
-            labels[rows] = own[:, 0].to(labels.dtype)
             scores = scorer.scores(rows)
+            own = scorer.decide(scores, rows)[:, None]
+            labels[rows] = own[:, 0].to(labels.dtype)
             best = scores.gather(1, own)
             self._take(scorer, rows, scores.scatter_(1, own, math.inf), own, best)
 

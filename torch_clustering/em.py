@@ -81,7 +81,7 @@ def parts_of(kind: Kind, x: Tensor, origin: Tensor, n_components: int) -> Iterat
 def weighted_sums(weights: Tensor, phi: Tensor) -> Tensor:
     """(K, F) weights (K, b) @ phi (b, F), by oneDNN where torch has it: it takes two thirds of the time."""
     if min(weights.shape[0], phi.shape[1]) > 1 and usable(phi):
-        return onednn(weights, phi.T, phi.new_zeros(phi.shape[1]), thin=False)
+        return onednn(weights, phi.T, phi.new_zeros(phi.shape[1]))
     return weights @ phi
 
 

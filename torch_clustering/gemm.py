@@ -14,20 +14,17 @@ class Affine:
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight, self.bias = weight, bias
-        choice = usable(weight) and len(weight) > 1 and onednn_is_faster(weight.shape[1], len(weight))
-        self.onednn, self.thin = choice, len(weight) <= 128
+        self.onednn = usable(weight) and len(weight) > 1 and onednn_is_faster(weight.shape[1], len(weight))
 
     def __call__(self, x: Tensor, out: Tensor) -> Tensor:
         """(b, K) of rows x (b, D); `out` (b, K) may or may not be used."""
         if not self.onednn:
             return torch.addmm(self.bias, x, self.weight.T, out=out)
-        return onednn(x, self.weight, self.bias, self.thin)
+        return onednn(x, self.weight, self.bias)
 
 
-def onednn(x: Tensor, weight: Tensor, bias: Tensor, thin: bool) -> Tensor:
+def onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(b, K) by oneDNN, whose operator is private to torch: `usable` tells whether it is there."""
-    if thin:
-        x.sum()  # brings x into the cache, which the thin product alone does too slowly
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -55,6 +52,6 @@ def onednn_is_faster(width: int, n_columns: int) -> bool:
             if name == "addmm":
                 torch.addmm(bias, x, weight.T, out=out)
             else:
-                onednn(x, weight, bias, n_columns <= 128)
+                onednn(x, weight, bias)
             seconds[name] = min(seconds[name], time.perf_counter() - started)
     return seconds["onednn"] < seconds["addmm"]

@@ -43,7 +43,7 @@ def test_bounds_stay_true_and_leave_rows_out_while_centres_move(
         moved = centers + step * torch.randn(n_clusters, 7, generator=draws, dtype=torch.float64)
         bounds.move((moved - centers).norm(dim=1))
         centers = moved
-        left_out.append(503 - len(bounds.unproven(labels)))
+        left_out.append(503 - len(bounds.unproven(labels)[0]))
         distances = torch.cdist(x.double(), centers, compute_mode="donot_use_mm_for_euclid_dist")
         others = distances.scatter(1, labels[:, None].long(), float("inf"))
         assert bool((bounds.lower - bounds.road <= others).all())
