@@ -153,17 +153,22 @@ def nearest_each(rows: Rows, centers: Sequence[Tensor], labels: Sequence[Tensor]
     scorer = Scorer(rows, torch.cat(list(centers)))
     ends = torch.tensor([len(one) for one in centers]).cumsum(0).tolist()
     columns = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    sure = [torch.empty_like(rows.norms, dtype=torch.bool) for _ in columns]
+    alike = len({len(one) for one in centers}) == 1  # then the least of all sets are found together
+    together = [(slice(None), labels)] if alike else [(own, [one]) for own, one in zip(columns, labels, strict=True)]
+    sure = [torch.empty((len(rows.x), len(sets)), dtype=torch.bool, device=rows.x.device) for _, sets in together]
     step = scorer.chunk_rows()
     for start in range(0, len(rows.x), step):
         part = slice(start, start + step)
         scores, errors = scorer.scores(part), 2 * scorer.errors(part)
-        for own, column, settled in zip(labels, columns, sure, strict=True):
-            least, _, gap = take_least_(scores[:, column])
-            own[part], settled[part] = least[:, 0], gap > errors  # not so where scores overflowed
-    for own, column, settled in zip(labels, columns, sure, strict=True):
-        unsure = settled.logical_not_().nonzero()[:, 0]
-        own[unsure] = scorer.settle(unsure, column).to(own.dtype)
+        for (column, sets), settled in zip(together, sure, strict=True):
+            least, _, gap = take_least_(scores[:, column].reshape(len(scores) * len(sets), -1))
+            settled[part] = gap.view(-1, len(sets)) > errors[:, None]  # not so where scores overflowed
+            for own, found in zip(sets, least.view(-1, len(sets)).unbind(1), strict=True):
+                own[part] = found
+    unsure = torch.cat(sure, 1).logical_not_().unbind(1)
+    for own, column, mask in zip(labels, columns, unsure, strict=True):
+        doubtful = mask.nonzero()[:, 0]
+        own[doubtful] = scorer.settle(doubtful, column).to(own.dtype)
 
 
 def nearest(x: Tensor, centers: Tensor) -> Tensor:

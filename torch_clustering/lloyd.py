@@ -39,7 +39,8 @@ class Settings:
 class Climb:
     """One start on its way. After `lloyd`: centers (K, D) in the rows' dtype, labels (n,) int32 and inertia of them.
 
-    totals (K, D + 2) float64 of own rows, everywhere: of all ranks (see `totals`).
+    totals (K, D + 2) float64 of own rows, everywhere: of all ranks (see `totals`). settled: the centers are those that
+    are returned; done: so are the labels.
     """
 
     centers: Tensor
@@ -49,6 +50,7 @@ class Climb:
     bounds: Bounds | None = None
     changed: float = 1.0  # share of all rows whose label changed in the last pass
     settled: bool = False
+    done: bool = False
     n_iter: int = 0
     n_relocated: int = 0
     inertia: float = math.inf
@@ -70,26 +72,31 @@ class Climb:
 def lloyd(shard: Shard, rows: Rows, starts: Sequence[Tensor], settings: Settings) -> list[Climb]:
     """Move each start's centers (K, D) to the means of their rows until one of scikit-learn's rules stops it.
 
-    Its rules: no label changed; all centres together moved by a square <= tolerance; max_iter passes were made. Then
-    labels are made once more, so that they belong to the returned centres. Collective.
+    Its rules: no label changed; all centres together moved by a square <= tolerance; max_iter passes were made. Where
+    centres moved last, labels are made once more, so that they belong to the returned centres. Collective.
     """
+    squares = float(sum_over_ranks(rows.squares(shard.weights), shard.group))
     climbs = [start_from(shard, centers.double()) for centers in starts]
-    while running := [climb for climb in climbs if not climb.settled]:
+    while running := [climb for climb in climbs if not climb.done]:
         step(shard, rows, running, settings)
         for climb in running:
-            relocated = relocate_empty_(climb.everywhere, shard, climb.centers, climb.labels, settings.spherical)
-            climb.n_relocated += relocated
-            climb.n_iter += 1
-            shift = climb.move(means(climb.everywhere, settings.spherical))
-            climb.settled = climb.changed == 0 or shift <= settings.tolerance or climb.n_iter == settings.max_iter
-    for climb in climbs:
-        climb.move(climb.centers.to(shard.x.dtype).double())
-    step(shard, rows, climbs, settings)
-    squares = float(sum_over_ranks(rows.squares(shard.weights), shard.group))
-    for climb in climbs:
-        climb.inertia = inertia_of(climb.everywhere, climb.centers, rows.origin, squares)
-        climb.centers, climb.bounds = climb.centers.to(shard.x.dtype), None
+            if climb.settled:
+                climb.done = True
+            else:
+                advance(shard, climb, settings)
+            if climb.done:
+                climb.inertia = inertia_of(climb.everywhere, climb.centers, rows.origin, squares)
+                climb.centers, climb.bounds = climb.centers.to(shard.x.dtype), None
     return climbs
+
+
+def advance(shard: Shard, climb: Climb, settings: Settings) -> None:
+    """Move the centers to the means of their rows, rounded to the rows' dtype as they are returned. Collective."""
+    relocated = relocate_empty_(climb.everywhere, shard, climb.centers, climb.labels, settings.spherical)
+    climb.n_iter, climb.n_relocated = climb.n_iter + 1, climb.n_relocated + relocated
+    shift = climb.move(means(climb.everywhere, settings.spherical).to(shard.x.dtype).double())
+    climb.settled = climb.changed == 0 or shift <= settings.tolerance or climb.n_iter == settings.max_iter
+    climb.done = climb.changed == 0 and shift == 0  # the labels are those of these centers already
 
 
 def start_from(shard: Shard, centers: Tensor) -> Climb:
@@ -117,7 +124,7 @@ def label(rows: Rows, climbs: Sequence[Climb], settings: Settings) -> None:
     for climb in climbs:
         if climb.bounds is not None:
             climb.bounds.refresh(Scorer(rows, climb.centers), climb.labels)
-        elif climb.changed <= settings.calm and bounds_fit(rows, climbs, climb, settings.bounds_memory):
+        elif not climb.settled and climb.changed <= settings.calm and bounds_fit(rows, climbs, climb, settings):
             climb.bounds = Bounds(rows, len(climb.centers))
             climb.bounds.fill(Scorer(rows, climb.centers), climb.labels)
         else:
@@ -129,8 +136,9 @@ def label(rows: Rows, climbs: Sequence[Climb], settings: Settings) -> None:
         nearest_each(rows, [climb.centers for climb in together], [climb.labels for climb in together])
 
 
-def bounds_fit(rows: Rows, climbs: Sequence[Climb], climb: Climb, memory: int) -> bool:
-    """Whether `climb`'s bounds and those that others have take at most `memory` bytes. On the CPU only."""
+def bounds_fit(rows: Rows, climbs: Sequence[Climb], climb: Climb, settings: Settings) -> bool:
+    """Whether `climb`'s bounds and those that others have take at most `bounds_memory` bytes. On the CPU only."""
     bounded = [other.centers for other in climbs if other.bounds is not None]
     columns = sum(len(centers) for centers in [*bounded, climb.centers])
-    return rows.x.device.type == "cpu" and len(rows.x) * columns * rows.x.element_size() <= memory
+    size = len(rows.x) * columns * rows.x.element_size()
+    return rows.x.device.type == "cpu" and size <= settings.bounds_memory

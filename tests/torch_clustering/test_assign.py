@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torch_clustering import _checks, assign
 from torch_clustering.assign import nearest
+from torch_clustering.gemm import Affine, usable
 
 
 def oracle(x: Tensor, centers: Tensor) -> Tensor:
@@ -55,6 +56,22 @@ def test_collapsed_rows_are_told_apart() -> None:
 def test_equal_centers_give_the_lowest_index() -> None:
     centers = torch.randn(1, 61, generator=torch.Generator().manual_seed(3)).double().expand(5, -1)
     assert nearest(torch.randn(97, 61), centers).unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("faster", [False, True])
+def test_either_product_gives_the_labels(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch_clustering.gemm.onednn_is_faster", lambda *_: faster)
+    draws = torch.Generator().manual_seed(5)
+    x = 3 + torch.randn(499, 61, generator=draws)
+    centers = 3 + torch.randn(7, 61, generator=draws).double()
+    assert Affine(x, x[:, 0]).onednn == (faster and usable(x))
+    assert torch.equal(nearest(x, centers), oracle(x, centers))
+
+
+def test_rows_whose_squares_overflow_are_decided_by_differences() -> None:
+    draws = torch.Generator().manual_seed(6)
+    x, centers = 1e25 * torch.randn(97, 7, generator=draws), 1e25 * torch.randn(5, 7, generator=draws).double()
+    assert torch.equal(nearest(x, centers), oracle(x, centers))
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tests.ranks import run_ranks
@@ -23,6 +24,8 @@ def rows_of(name: str) -> Tensor:
         return 5 * torch.randn(11, 7, generator=draws)[torch.arange(509) % 11] + noise
     if name == "overlapping":
         return noise
+    if name == "digits":
+        return torch.from_numpy(load_digits().data[:599])
     if name == "duplicates":
         return noise[:23].repeat(22, 1)[:503]
     return noise[:13]  # "as many as clusters"
@@ -55,6 +58,8 @@ CASES = [
     ("overlapping", {"n_clusters": 11, "metric": "cosine", "n_init": 2}),
     ("overlapping", {"n_clusters": 11, "weighted": True, "random_state": 3}),
     ("overlapping", {"n_clusters": 11, "init": "random", "n_init": 3}),
+    ("digits", {"n_clusters": 10, "n_init": 2}),
+    ("digits", {"n_clusters": 10, "init": "k-means||", "algorithm": "elkan"}),
     ("duplicates", {"n_clusters": 19}),
     ("duplicates", {"n_clusters": 29, "n_init": 2}),
     ("as many as clusters", {"n_clusters": 13}),
