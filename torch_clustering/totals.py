@@ -14,7 +14,7 @@ from torch_clustering._collectives import gather
 from torch_clustering.assign import own_squared_distances
 from torch_clustering.seeding import fetch_rows
 
-BLOCK_ROWS = 1 << 15  # rows whose labels are compared at once
+BLOCK_ROWS = 1 << 14  # rows whose labels are compared at once
 
 
 def update_totals_(totals: Tensor, shard: Shard, previous: Tensor, labels: Tensor) -> int:
@@ -55,7 +55,7 @@ def add_rows_(totals: Tensor, shard: Shard, rows: Tensor, labels: Tensor, n_adde
     totals[:, -1] += torch.bincount(labels, weights.sign(), len(totals))
     labels, order = labels.sort(stable=True)
     rows, weights = rows[order], weights[order]
-    parts = chunks(len(rows), totals.shape[1], totals.device)
+    parts = chunks(len(rows), 2 * totals.shape[1], totals.device)
     found = shard.x.new_empty((min(len(rows), parts[0].stop if parts else 0), shard.x.shape[1]))
     exact, places = torch.empty_like(found, dtype=torch.float64), torch.arange(len(found), device=found.device)
     for part in parts:  # each part's rows follow each other by cluster

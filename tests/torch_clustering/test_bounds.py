@@ -48,15 +48,24 @@ def test_bounds_stay_true_and_leave_rows_out_while_centres_move(
         others = distances.scatter(1, labels[:, None].long(), float("inf"))
         assert bool((bounds.lower - bounds.road <= others).all())
         assert bool((bounds.upper + bounds.road[labels] >= distances.gather(1, labels[:, None].long())[:, 0]).all())
+        again = bounds.unproven(labels)[0]
         bounds.refresh(Scorer(rows, centers), labels)
         assert torch.equal(labels.long(), distances.argmin(1))
+        own = labels[again, None].long()
+        upper = bounds.upper[again] + bounds.road[own[:, 0]]
+        torch.testing.assert_close(upper.to(dtype), distances[again].gather(1, own)[:, 0].to(dtype), rtol=1e-3, atol=0)
+        assert bool(bounds.lower.gather(1, labels[:, None].long()).isinf().all())
     assert left_out[0] > 490 and min(left_out) > 0
 
 
 @pytest.mark.parametrize("n_clusters", [1, 7, 41])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("spherical", [False, True])
-def test_every_algorithm_gives_the_same_result(dtype: torch.dtype, n_clusters: int, spherical: bool) -> None:
+@pytest.mark.parametrize("wide", [5, 256])
+def test_every_algorithm_gives_the_same_result(
+    dtype: torch.dtype, n_clusters: int, spherical: bool, wide: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch_clustering.bounds.WIDE", wide)  # rows measure their own distance first, or not
     x = overlapping(1009, 7, dtype)
     x = torch.nn.functional.normalize(x) if spherical else x
     shard = make_shard(x, 1 + torch.arange(1009) % 3, n_clusters, None)
@@ -66,6 +75,19 @@ def test_every_algorithm_gives_the_same_result(dtype: torch.dtype, n_clusters: i
     for other in others:
         assert torch.equal(other.labels, dense.labels) and other.n_iter == dense.n_iter
         torch.testing.assert_close(other.centers, dense.centers, rtol=1e-6, atol=1e-6)
+
+
+def test_bounds_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    take = Bounds.__init__
+    monkeypatch.setattr(
+        Bounds, "__init__", lambda self, rows, k: sizes.append(4 * k * len(rows.x)) or take(self, rows, k)
+    )
+    shard = make_shard(overlapping(1009, 7), None, 11, None)
+    for allowed, number in ((0, 0), (4 * 11 * 1009 - 1, 0), (4 * 11 * 1009, 1), (4 * 11 * 1009 * 3, 3)):
+        sizes.clear()
+        restarts(shard, [plan(11, n_init=3, algorithm="elkan", bounds_memory=allowed)])
+        assert len(sizes) >= number if number == 1 else len(sizes) == number
 
 
 def test_bounds_survive_the_relocation_of_empty_clusters() -> None:

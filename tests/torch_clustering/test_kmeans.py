@@ -269,3 +269,9 @@ def test_wrong_weights_and_a_wrong_width_are_refused() -> None:
         KMeans(3).fit(x, sample_weight=torch.zeros(13))
     with pytest.raises(ValueError, match="4 features.* 5"):
         KMeans(3).fit(x).predict(x[:, :4])
+
+
+def test_rows_of_small_weight_count_as_rows_when_an_empty_cluster_takes_one() -> None:
+    x = torch.tensor([[0.0], [1.0], [10.0], [14.0]])
+    model = KMeans(3, init=[[0.5], [12.0], [100.0]]).fit(x, sample_weight=[0.25] * 4)
+    assert model.n_relocated_ == 1 and model.labels_.tolist() == [0, 0, 2, 1]
