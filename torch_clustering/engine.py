@@ -72,7 +72,7 @@ def restarts(shard: Shard, plans: Sequence[Plan]) -> list[list[Clustering]]:
     rows, variance = seen_from_mean(shard)
     settings = Settings(plan.tol * variance, plan.max_iter, plan.spherical, CALM[plan.algorithm], plan.bounds_memory)
     climbs = lloyd(shard, rows, first_centers(shard, rows, plans), settings)
-    rows.buffers.clear()
+    del rows  # what it holds is as large as the labels that are now made
     return [[reached(climbs.pop(0)) for _ in range(plan.n_init)] for plan in plans]
 
 
