@@ -103,7 +103,7 @@ class Scorer:
     def scores(self, part: slice | Tensor) -> Tensor:
         """(b, K) scores of rows `part`; they are overwritten by the next call."""
         block = self.rows.block(part)
-        if self.rows.folded and isinstance(part, slice) and len(self.centers) <= THIN:
+        if self.rows.folded and isinstance(part, slice) and len(self.centers) <= THIN and block.device.type == "cpu":
             block.sum()  # brings the rows into the cache, which a thin product alone does too slowly
         return self.affine(block, self.rows.buffer("scores", len(block), len(self.centers)))
 
@@ -207,8 +207,12 @@ def argmin(scores: Tensor) -> Tensor:
 def relative_error(x: Tensor) -> float:
     """Bound of |computed - exact| / (|x| |c|) of a product of D terms, at the precision torch multiplies with now."""
     rounding = (x.shape[1] + 8) * torch.finfo(x.dtype).eps / 2
-    if x.dtype == torch.float64:
-        return rounding
-    backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
     # tensor cores may cut off where others round to nearest
-    return (1 + x.is_cuda) * rounding + {"tf32": 2.0**-9, "bf16": 2.0**-7}.get(backend.matmul.fp32_precision, 0.0)
+    return (1 + x.is_cuda) * rounding + factor_error(x)
+
+
+def factor_error(x: Tensor) -> float:
+    """What torch, as it is set now, takes off float32 factors of a product, relative to the product; 0 for nothing."""
+    backend = torch.backends.cuda if x.is_cuda else torch.backends.mkldnn
+    reduced = {"tf32": 2.0**-9, "bf16": 2.0**-7}
+    return reduced.get(backend.matmul.fp32_precision, 0.0) if x.dtype == torch.float32 else 0.0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torch_clustering._checks import Shard, chunks
 from torch_clustering._collectives import sum_over_ranks
+from torch_clustering.assign import factor_error
 from torch_clustering.gaussians import Densities, Kind, Mixture, bands, features, n_features
 from torch_clustering.gemm import onednn, usable
 
@@ -193,8 +194,7 @@ class Rows:
 
     def loss(self, densities: Densities) -> float:
         """What float32 products would take off `densities`, at the precision torch multiplies with now."""
-        backend = torch.backends.cuda if self.origin.is_cuda else torch.backends.mkldnn
-        return densities.magnitude * {"tf32": 2.0**-10, "bf16": 2.0**-7}.get(backend.matmul.fp32_precision, 2.0**-24)
+        return densities.magnitude * (factor_error(self.shard.x) or 2.0**-24)
 
     def step(self, densities: Densities) -> tuple[Densities, float]:
         """The densities after one E- and M-step, and the mean log-likelihood of a row before. Collective."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torch_clustering._checks import CHUNK_BYTES, Shard, chunks, warn
 from torch_clustering._collectives import gather, rank, sum_over_ranks
-from torch_clustering.assign import Rows, relative_error
+from torch_clustering.assign import DIRECT, Rows, factor_error, relative_error
 
 LEFT_BYTES = 1 << 24  # of distances to candidates that are kept until the best is known; more are computed again
 LEAST_ROWS = 64  # products of fewer rows are made by other kernels, with other rounding
@@ -149,6 +149,8 @@ def squared_distances(rows: Rows, centers: Tensor, part: slice = slice(None)) ->
     result is overwritten by the next call.
     """
     x, norms = rows.x[part], rows.norms[part]
+    if factor_error(x) > 0:  # a setting of torch must not change what is drawn
+        return torch.cdist(centers, x, compute_mode=DIRECT).square_()
     origin = rows.origin.to(x.dtype)
     moved = centers - origin  # (C, D)
     own_squares = moved.square().sum(1, keepdim=True)
@@ -163,7 +165,8 @@ def squared_distances(rows: Rows, centers: Tensor, part: slice = slice(None)) ->
             block = torch.cat([block, block.new_zeros((LEAST_ROWS - len(block), block.shape[1]))])
             squared[:, start:end] = torch.addmm(bias, weight, block.T)[:, : end - start]
         else:
-            block.sum()  # brings it into the cache, which a thin product alone does too slowly
+            if block.device.type == "cpu":
+                block.sum()  # brings it into the cache, which a thin product alone does too slowly
             torch.addmm(bias, weight, block.T, out=squared[:, start:end])
     squares = norms.square()
     squared += squares

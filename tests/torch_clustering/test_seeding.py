@@ -113,6 +113,14 @@ def test_equal_rows_have_distance_zero_and_near_ones_their_own() -> None:
     torch.testing.assert_close(squared.double(), exact, rtol=1e-4, atol=0)
 
 
+def test_seeds_do_not_rest_on_products_of_reduced_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 3 + torch.randn(509, 61, generator=torch.Generator().manual_seed(0))
+    expected = seeds(x, 31, generator(0, 0))
+    monkeypatch.setattr("torch_clustering.seeding.factor_error", lambda x: 2.0**-9)
+    monkeypatch.delattr(torch, "addmm")
+    assert torch.equal(seeds(x, 31, generator(0, 0)), expected)
+
+
 def test_a_far_row_leaves_the_others_their_masses() -> None:
     x = torch.randn(53, 3, generator=torch.Generator().manual_seed(0))
     x[7] += 1e9
