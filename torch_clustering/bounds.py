@@ -1,4 +1,4 @@
-"""Bounds that spare exact passes: rows of which they prove that no label can change are left out (Elkan 2003).
+"""Bounds that spare exact passes: rows of which they prove that nothing can change are left out (Elkan 2003).
 
 n rows of this rank, D features, K clusters. Distances here are not squared. Bounds are never lowered as the centres
 move: K numbers add up how far each centre has travelled, and a bound counts from its own place on that road. So a pass
@@ -8,15 +8,20 @@ reads the (n, K) bounds once and writes only those of the rows it has to look at
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from torch_clustering._checks import CHUNK_BYTES
+from torch_clustering._checks import CHUNK_BYTES, chunks
 from torch_clustering.assign import Rows, Scorer, relative_error, take_least_
 
 THIN = 32  # the least of so few columns is found fastest with each column in one piece
 WIDE = 256  # centres from which on measuring a row's own distance first costs less than it spares
 ROUNDING = 8.0  # units of the dtype's precision by which sums and roots of distances are distrusted
+DOUBT = 32.0  # units of a product's error, relative to the largest squares, by which squared distances are distrusted
+SAMPLE_ROWS = 1 << 11  # that the directions of a sketch are taken from
+ITERATIONS = 3  # by which these directions are found well enough; any are valid
 
 
 class Bounds:
@@ -110,3 +115,59 @@ class Bounds:
         road = self.road.to(near.dtype)
         self.lower[part] = scores.add_(squares).clamp_(min=0).sqrt_().sub_(error).add_(road)
         self.upper[part] = (near.sqrt_().add_(error) - road[own])[:, 0]
+
+
+class Sketch:
+    """A few coordinates of each row, by which most rows prove to be far from a point.
+
+    They are products with C - 1 orthonormal directions, about those along which rows spread most, and the length of
+    what these leave out. So |s - t| of two sketches is at most |x - y| of their rows.
+    """
+
+    def __init__(self, rows: Rows, n_coordinates: int) -> None:
+        self.rows, self.origin = rows, rows.origin.to(rows.x.dtype)
+        self.doubt = DOUBT * relative_error(rows.x)
+        self.directions = self._directions(n_coordinates - 1).to(rows.x.dtype)
+        self.coordinates = rows.x.new_empty((len(rows.x), n_coordinates))
+        for part in chunks(len(rows.x), rows.x.shape[1], rows.x.device):
+            self.coordinates[part] = self._coordinates(rows.x[part], rows.norms[part].square())
+        squares = rows.norms.square()
+        self.slack = self.doubt * (squares + self.origin.square().sum()) - squares
+
+    def _directions(self, n_directions: int) -> Tensor:
+        """(D, C - 1) float64, by subspace iterations on some rows."""
+        sample = self.rows.x[:: len(self.rows.x) // SAMPLE_ROWS + 1] - self.origin
+        sample = F.normalize(sample.double())  # no row outweighs the others
+        directions = torch.randn(
+            (sample.shape[1], n_directions), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+        for _ in range(ITERATIONS):
+            directions = torch.linalg.qr(sample.T @ (sample @ directions)).Q
+        return directions
+
+    def _coordinates(self, x: Tensor, squares: Tensor) -> Tensor:
+        """(b, C) of x (b, D), whose squared distances to the origin are `squares` (b,)."""
+        along = (x - self.origin) @ self.directions
+        rest = squares * (1 + self.doubt) - along.square().sum(1)  # at least the square of what is left out
+        return torch.cat([along, rest.clamp(min=0).sqrt()[:, None]], 1)
+
+    def near(self, points: Sequence[Tensor], squared: Sequence[Tensor]) -> list[Tensor]:
+        """Per set of points (L, D) and squared distances (n,): positions of the rows that may be nearer to a point.
+
+        The others are no nearer by computed distances either: these, too, err by less than `doubt` allows for.
+        """
+        joined = torch.cat(list(points))
+        squares = (joined - self.origin).square().sum(1)
+        weight = -2 * self._coordinates(joined, squares)
+        ends = np.cumsum([0, *(len(some) for some in points)]).tolist()
+        least = self.slack.new_empty((len(points), len(self.slack)))
+        step = CHUNK_BYTES // (weight.element_size() * max(weight.shape))
+        for start in range(0, len(self.slack), step):
+            block = self.coordinates[start : start + step]
+            block.sum()  # brings it into the cache, which a thin product alone does too slowly
+            scores = self.rows.buffer("scores", len(weight), len(block))
+            torch.addmm(squares[:, None], weight, block.T, out=scores)  # at most |x - point|² - |x - origin|²
+            for one, begin, end in zip(least, ends[:-1], ends[1:], strict=True):
+                torch.amin(scores[begin:end], 0, out=one[start : start + step])
+        limits = [closest + (self.slack + self.doubt * squares.max()) for closest in squared]
+        return [torch.logical_not(one > limit).nonzero()[:, 0] for one, limit in zip(least, limits, strict=True)]

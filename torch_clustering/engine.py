@@ -98,7 +98,8 @@ def first_centers(shard: Shard, rows: Rows, plans: Sequence[Plan]) -> list[Tenso
     starts = [(plan.n_clusters, generator(plan.seed, restart)) for plan in plans for restart in range(plan.n_init)]
     if init in ("k-means++", "plain k-means++"):
         sizes, draws = zip(*starts, strict=True)
-        return kmeans_plus_plus(shard, rows, sizes, draws, greedy=init == "k-means++")
+        greedy, memory = init == "k-means++", plans[0].bounds_memory
+        return kmeans_plus_plus(shard, rows, sizes, draws, greedy=greedy, bounds_memory=memory)
     if init == "k-means||":
         return [kmeans_parallel(shard, rows, n_clusters, draws) for n_clusters, draws in starts]
     if isinstance(init, str):

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch_clustering._checks import Shard
 from torch_clustering._collectives import sum_over_ranks
 from torch_clustering.assign import Rows, nearest_each, own_squared_distances
-from torch_clustering.seeding import Masses, kmeans_plus_plus, rows_at
+from torch_clustering.masses import Masses
+from torch_clustering.seeding import kmeans_plus_plus, rows_at
 
 ROUNDS = 5
 OVERSAMPLING = 2  # rows drawn in a round, in multiples of K

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor
 
 from torch_clustering._checks import CHUNK_BYTES, Shard, chunks, warn
-from torch_clustering._collectives import gather, rank, sum_over_ranks
+from torch_clustering._collectives import gather, sum_over_ranks
 from torch_clustering.assign import DIRECT, Rows, factor_error, relative_error
+from torch_clustering.bounds import DOUBT, Sketch
+from torch_clustering.masses import Masses, to_quanta
 
 LEFT_BYTES = 1 << 24  # of distances to candidates that are kept until the best is known; more are computed again
 LEAST_ROWS = 64  # products of fewer rows are made by other kernels, with other rounding
 EXACT = 2.0**30  # quanta of a potential below which masses are rounded anew
+COORDINATES = 64  # of a sketch
+MANY = 64  # centres of a seeding for which a sketch is worth making
+SCREENED = 16  # chosen centres from which on it is tried
+FEW = 0.3  # share of the rows up to which a step over them alone is faster than one over all
 
 
 def generator(seed: int, restart: int) -> np.random.Generator:
@@ -31,35 +37,6 @@ def random_rows(shard: Shard, n_clusters: int, draws: np.random.Generator) -> Te
     return fetch_rows(shard, draws.choice(shard.n_rows, n_clusters, replace=False).tolist())
 
 
-class Masses:
-    """What rows are drawn by: masses (n,) >= 0 of own rows in whole quanta.
-
-    scale: quanta per unit of mass, a power of 2; totals: quanta of each rank.
-    """
-
-    def __init__(self, masses: Tensor, scale: float, totals: Sequence[int]) -> None:
-        self.masses, self.scale, self.totals = masses, scale, list(totals)
-
-    @classmethod
-    def of(cls, masses: Tensor, shard: Shard) -> "Masses":
-        """Masses in quanta as fine as sums of N of them can be. Collective."""
-        largest = masses.max() if len(masses) else masses.new_zeros(())
-        scale = scale_of(float(gather(largest, shard.group).max()), shard.n_rows)
-        return cls(masses, scale, gather(to_quanta(masses, scale).sum(), shard.group).tolist())
-
-    def draw(self, uniforms: np.ndarray, shard: Shard) -> Tensor:
-        """(L,) positions of the drawn rows among own rows, -1 for those of other ranks.
-
-        For each u in [0, 1) the first row whose cumulative sum exceeds u * total: a row of mass 0 is never drawn.
-        """
-        total, before = sum(self.totals), sum(self.totals[: rank(shard.group)])
-        targets = [min(int(u * total), total - 1) + 1 for u in uniforms.tolist()]
-        mine = torch.tensor([target - before for target in targets], device=self.masses.device)  # (L,)
-        cumulative = to_quanta(self.masses, self.scale).cumsum(0)  # (n,)
-        found = torch.searchsorted(cumulative, mine)
-        return torch.where((mine > 0) & (found < len(cumulative)), found, -1)
-
-
 class Seeding:
     """One k-means++ seeding on its way: chosen (C, D) centres; closest (n,) squared distance of own rows to them."""
 
@@ -68,6 +45,18 @@ class Seeding:
         self.chosen: Tensor
         self.closest: Tensor
         self.masses: Masses
+        self.screened_from = SCREENED  # chosen centres from which on a sketch is tried
+
+    def savings(self, squared: Tensor, part: slice | Tensor, weights: Tensor | None) -> Tensor:
+        """(L,) quanta of the rows `part` that each candidate would spare.
+
+        squared (L, b) distances to the candidates become, in place, those to the nearest centre with each.
+        """
+        closest, scale = self.closest[part], self.masses.scale
+        left = torch.minimum(squared, closest, out=squared)
+        if weights is not None:
+            closest, left = closest * weights[part], left * weights[part]
+        return to_quanta(closest, scale).sum() - to_quanta(left, scale).sum(1)
 
     @property
     def running(self) -> bool:
@@ -76,12 +65,19 @@ class Seeding:
 
 
 def kmeans_plus_plus(
-    shard: Shard, rows: Rows, sizes: Sequence[int], draws: Sequence[np.random.Generator], *, greedy: bool = True
+    shard: Shard,
+    rows: Rows,
+    sizes: Sequence[int],
+    draws: Sequence[np.random.Generator],
+    *,
+    greedy: bool = True,
+    bounds_memory: int = 1 << 30,
 ) -> list[Tensor]:
     """Per seeding (K, D) rows spread by k-means++ (Arthur & Vassilvitskii 2007), the same for any split. Collective.
 
     Each step draws L candidates with probability w times the squared distance to the nearest centre so far, and keeps
-    the one that leaves the least potential (the first among equals). L is 2 + floor(ln K) if `greedy`, else 1.
+    the one that leaves the least potential (the first among equals). L is 2 + floor(ln K) if `greedy`, else 1. Rows
+    that no candidate of a step comes near are left out, where bounds of all centres would fit `bounds_memory` bytes.
     """
     pairs = list(zip(sizes, draws, strict=True))
     seedings = [Seeding(size, draw, 2 + int(math.log(size)) if greedy else 1) for size, draw in pairs]
@@ -91,9 +87,17 @@ def kmeans_plus_plus(
     for seeding, start, closest in zip(seedings, starts, squared_distances(rows, starts), strict=True):
         seeding.chosen, seeding.closest = start[None], closest.clone()
         seeding.masses = Masses.of(shard.weights.to(closest.dtype) * closest, shard)
+    sketch = Sketch(rows, COORDINATES) if sketch_pays(rows, sizes, bounds_memory) else None
     while running := [seeding for seeding in seedings if seeding.running]:
-        add_centers(shard, rows, running)
+        add_centers(shard, rows, running, sketch)
     return [fill_up(shard, seeding) for seeding in seedings]
+
+
+def sketch_pays(rows: Rows, sizes: Sequence[int], memory: int) -> bool:
+    """Whether a sketch is small beside the rows and bounds of all centres fit `memory`, and it spares what it costs."""
+    size = len(rows.x) * max(COORDINATES, *sizes) * rows.x.element_size()
+    small = rows.x.shape[1] >= 2 * COORDINATES and size <= memory
+    return rows.x.device.type == "cpu" and factor_error(rows.x) == 0 and small and max(sizes) >= MANY
 
 
 def fill_up(shard: Shard, seeding: Seeding) -> Tensor:
@@ -106,89 +110,118 @@ def fill_up(shard: Shard, seeding: Seeding) -> Tensor:
     return torch.cat([seeding.chosen, fetch_rows(shard, rest)])
 
 
-def add_centers(shard: Shard, rows: Rows, seedings: Sequence[Seeding]) -> None:
+def add_centers(shard: Shard, rows: Rows, seedings: Sequence[Seeding], sketch: Sketch | None = None) -> None:
     """One more centre for each seeding. Collective: two messages for all."""
     drawn = [seeding.masses.draw(seeding.draws.random(seeding.trials), shard) for seeding in seedings]
-    candidates = rows_at(shard, torch.cat(drawn))  # (sum of L, D)
-    ends = np.cumsum([seeding.trials for seeding in seedings]).tolist()
-    columns = [slice(end - seeding.trials, end) for end, seeding in zip(ends, seedings, strict=True)]
+    offers = rows_at(shard, torch.cat(drawn)).split([seeding.trials for seeding in seedings])  # (L, D) each
     weights = None if shard.weights.stride() == (0,) else shard.weights.to(rows.x.dtype)
-    step = max(1, LEFT_BYTES // (rows.x.element_size() * len(candidates)))
+    step = max(1, LEFT_BYTES // (rows.x.element_size() * sum(map(len, drawn))))
     kept = step >= shard.n_rows  # the same on every rank
-    sums = torch.zeros(len(candidates), dtype=torch.int64, device=rows.x.device)
-    largest = torch.zeros(len(candidates), dtype=torch.float64, device=rows.x.device)
-    left = rows.x.new_empty((len(candidates), 0))
-    for start in range(0, len(rows.x), step):
-        part = slice(start, start + step)
-        left = squared_distances(rows, candidates, part)  # (sum of L, b)
-        for seeding, own in zip(seedings, columns, strict=True):
-            torch.minimum(left[own], seeding.closest[part], out=left[own])
-            masses = left[own] if weights is None else left[own] * weights[part]
-            sums[own] += to_quanta(masses, seeding.masses.scale).sum(1)
-            largest[own] = torch.maximum(largest[own], masses.amax(1).double())
-    told = gather(torch.stack([sums, largest.view(torch.int64)]), shard.group)  # (W, 2, sum of L)
-    potentials, maxima = told[:, 0], told[:, 1].contiguous().view(torch.float64).amax(0).tolist()
-    for seeding, own in zip(seedings, columns, strict=True):
-        sums_of_ranks = potentials[:, own].sum(0).tolist()
-        best = own.start + sums_of_ranks.index(min(sums_of_ranks))
-        seeding.chosen = torch.cat([seeding.chosen, candidates[best : best + 1]])
-        if kept:
-            seeding.closest = left[best].clone()
+    near = rows_near(sketch, seedings, offers)
+    left, saved = weigh(rows, seedings, offers, near, weights, step)
+    told = gather(torch.cat(saved), shard.group).split([len(offer) for offer in offers], 1)  # (W, L) each
+    for seeding, offer, some, own, savings in zip(seedings, offers, near, left, told, strict=True):
+        sums = savings.sum(0).tolist()
+        best = sums.index(max(sums))
+        seeding.chosen = torch.cat([seeding.chosen, offer[best : best + 1]])
+        if some is not None:
+            seeding.closest[some] = own[best]
+        elif kept:
+            seeding.closest = own[best].clone()
         else:
-            torch.minimum(seeding.closest, squared_distances(rows, candidates[best : best + 1])[0], out=seeding.closest)
+            torch.minimum(seeding.closest, squared_distances(rows, offer[best : best + 1])[0], out=seeding.closest)
         masses = seeding.closest if weights is None else seeding.closest * weights
-        seeding.masses = Masses(masses, seeding.masses.scale, potentials[:, best].tolist())
-        if not kept or (min(sums_of_ranks) < EXACT and maxima[best] > 0):
+        totals = [total - less for total, less in zip(seeding.masses.totals, savings[:, best].tolist(), strict=True)]
+        seeding.masses = Masses(masses, seeding.masses.scale, totals)
+        if not kept or sum(totals) < EXACT:
             seeding.masses = Masses.of(masses, shard)
 
 
-def squared_distances(rows: Rows, centers: Tensor, part: slice = slice(None)) -> Tensor:
-    """(C, b) of the rows `part` to rows `centers` (C, D) of the same data, exact where they are all but equal.
+def weigh(
+    rows: Rows,
+    seedings: Sequence[Seeding],
+    offers: Sequence[Tensor],
+    near: Sequence[Tensor | None],
+    weights: Tensor | None,
+    step: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Per seeding (L, m) what its rows `near` would be from its centres with each candidate, and (L,) `savings`.
+
+    Seedings that look at all rows (None) share passes over them by `step` rows; what they have left is that of the last
+    of these and overwritten by the next call.
+    """
+    left = [rows.x.new_empty((len(offer), 0)) for offer in offers]
+    saved = [torch.zeros(len(offer), dtype=torch.int64, device=rows.x.device) for offer in offers]
+    for turn, some in enumerate(near):
+        if some is not None:
+            left[turn] = squared_distances(rows, offers[turn], some).clone()
+            saved[turn] = seedings[turn].savings(left[turn], some, weights)
+    others = [turn for turn, some in enumerate(near) if some is None]
+    for start in range(0, len(rows.x) if others else 0, step):
+        part = slice(start, start + step)
+        squared = squared_distances(rows, torch.cat([offers[turn] for turn in others]), part)
+        for turn, own in zip(others, squared.split([len(offers[turn]) for turn in others]), strict=True):
+            left[turn] = own
+            saved[turn] += seedings[turn].savings(own, part, weights)
+    return left, saved
+
+
+def rows_near(sketch: Sketch | None, seedings: Sequence[Seeding], offers: Sequence[Tensor]) -> list[Tensor | None]:
+    """Per seeding positions of the rows that one of its candidates may be nearer to than its centres; None: all."""
+    found: list[Tensor | None] = [None] * len(seedings)
+    turns = [turn for turn, seeding in enumerate(seedings) if len(seeding.chosen) >= seeding.screened_from]
+    if sketch is None or not turns:
+        return found
+    near = sketch.near([offers[turn] for turn in turns], [seedings[turn].closest for turn in turns])
+    for turn, some in zip(turns, near, strict=True):
+        if len(some) <= FEW * len(seedings[turn].closest):
+            found[turn] = some
+        else:
+            seedings[turn].screened_from = len(seedings[turn].chosen) * 5 // 4 + 1
+    return found
+
+
+def squared_distances(rows: Rows, centers: Tensor, part: slice | Tensor = slice(None)) -> Tensor:
+    """(C, b) of the rows `part`, a slice or positions, to rows `centers` (C, D), exact where they are all but equal.
 
     Equal rows have distance 0. An entry has the same bits whatever other rows stand beside it, all but always. The
     result is overwritten by the next call.
     """
-    x, norms = rows.x[part], rows.norms[part]
-    if factor_error(x) > 0:  # a setting of torch must not change what is drawn
-        return torch.cdist(centers, x, compute_mode=DIRECT).square_()
-    origin = rows.origin.to(x.dtype)
+    norms = rows.norms[part]
+    if factor_error(rows.x) > 0:  # a setting of torch must not change what is drawn
+        return torch.cdist(centers, rows.x[part], compute_mode=DIRECT).square_()
+    origin = rows.origin.to(rows.x.dtype)
     moved = centers - origin  # (C, D)
     own_squares = moved.square().sum(1, keepdim=True)
     bias = own_squares + 2 * (moved @ origin)[:, None] if rows.folded else own_squares
-    squared = rows.buffer("squared", len(centers), len(x))
-    step = max(LEAST_ROWS, CHUNK_BYTES // (x.element_size() * x.shape[1]))
+    squared = rows.buffer("squared", len(centers), len(norms))
+    step = max(LEAST_ROWS, CHUNK_BYTES // (moved.element_size() * moved.shape[1]))
     weight = -2 * moved
-    starts = list(range(0, max(len(x) - LEAST_ROWS + 1, 1), step))
-    for start, end in zip(starts, [*starts[1:], len(x)], strict=True):
-        block = x[start:end] if rows.folded else x[start:end] - origin
+    starts = list(range(0, max(len(norms) - LEAST_ROWS + 1, 1), step))
+    for start, end in zip(starts, [*starts[1:], len(norms)], strict=True):
+        block = rows.block(part_of(part, start, end))
         if len(block) < LEAST_ROWS:
             block = torch.cat([block, block.new_zeros((LEAST_ROWS - len(block), block.shape[1]))])
             squared[:, start:end] = torch.addmm(bias, weight, block.T)[:, : end - start]
         else:
-            if block.device.type == "cpu":
+            if block.device.type == "cpu" and isinstance(part, slice):
                 block.sum()  # brings it into the cache, which a thin product alone does too slowly
             torch.addmm(bias, weight, block.T, out=squared[:, start:end])
     squares = norms.square()
     squared += squares
     # where rounding may be all that is left: |x|² + |c|² and what lies between the origin and 0 bound it
     bound = squares + own_squares.max() + (rows.origin.square().sum() if rows.folded else 0.0)  # (b,)
-    center, row = (squared <= bound.mul_(32 * relative_error(x))).nonzero().unbind(1)
-    for pairs in chunks(len(row), 2 * x.shape[1], x.device):
-        of_row, of_center = row[pairs], center[pairs]
-        exact = (x[of_row].double() - centers[of_center]).square().sum(1)
-        squared[of_center, of_row] = exact.to(x.dtype)
+    center, row = (squared <= bound.mul_(DOUBT * relative_error(rows.x))).nonzero().unbind(1)
+    found = row + (part.start or 0) if isinstance(part, slice) else part[row]
+    for pairs in chunks(len(row), 2 * moved.shape[1], moved.device):
+        exact = (rows.x[found[pairs]].double() - centers[center[pairs]]).square().sum(1)
+        squared[center[pairs], row[pairs]] = exact.to(squared.dtype)
     return squared
 
 
-def scale_of(largest: float, n_rows: int) -> float:
-    """Quanta per unit of mass, 0 without mass: a power of 2 by which a sum of N masses up to `largest` fits int64."""
-    return 2.0 ** (61 - math.ceil(math.log2(n_rows + 1)) - math.frexp(largest)[1]) if largest > 0 else 0.0
-
-
-def to_quanta(masses: Tensor, scale: float) -> Tensor:
-    """Masses as int64 quanta. Integers add up to the same sum in any order, on any number of ranks."""
-    exact = masses if scale < 2.0**100 else masses.double()  # float32 ends at 2^128
-    return (exact * scale).to(torch.int64)
+def part_of(part: slice | Tensor, start: int, end: int) -> slice | Tensor:
+    """Entries start to end of `part`, a slice or positions of rows."""
+    return slice((part.start or 0) + start, (part.start or 0) + end) if isinstance(part, slice) else part[start:end]
 
 
 def rows_at(shard: Shard, positions: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from torch_clustering._checks import make_shard
 from torch_clustering.assign import Rows, Scorer, nearest
-from torch_clustering.bounds import Bounds
+from torch_clustering.bounds import Bounds, Sketch
 from torch_clustering.engine import Plan, cluster, cluster_many, restarts, seen_from_mean
 from torch_clustering.lloyd import Settings, lloyd
+from torch_clustering.seeding import squared_distances
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -137,3 +138,32 @@ def test_rows_that_all_but_collapse_get_the_labels_of_float64(spread: float) -> 
     exact = torch.cdist(x.double(), found.centers.double(), compute_mode="donot_use_mm_for_euclid_dist")
     assert torch.equal(found.labels, exact.argmin(1)) and len(found.labels.unique()) == 10
     assert found.inertia == pytest.approx(float(exact.amin(1).square().sum()), rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", ["wide", "flat", "round", "far", "one far row", "tiny", "huge"])
+def test_rows_that_a_sketch_leaves_out_are_no_nearer(case: str, dtype: torch.dtype) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(1009, 5, generator=draws) @ torch.randn(5, 61, generator=draws)
+    x += {"flat": 0.0, "round": 1.0}.get(case, 0.1) * torch.randn(1009, 61, generator=draws)
+    x *= {"tiny": 1e-15, "huge": 1e15}.get(case, 1.0)
+    x += 100.0 if case == "far" else 0.0
+    x[7] += 1e6 if case == "one far row" else 0.0
+    x = x.to(dtype)
+    rows = Rows.about(x, x.double().mean(0))
+    sketch, left_out = Sketch(rows, 8), 0
+    for step in range(20):
+        first = 8 * step
+        closest = squared_distances(rows, x[: first + 40]).amin(0)
+        points = [x[first + 40 : first + 43], x[first + 43 : first + 48]]
+        for some, near in zip(points, sketch.near(points, [closest, closest]), strict=True):
+            far = torch.ones(1009, dtype=torch.bool).index_fill(0, near, False)
+            assert bool((squared_distances(rows, some)[:, far] >= closest[far]).all())
+            left_out += int(far.sum())
+    assert left_out > {"round": 0.05, "one far row": 0.0}.get(case, 0.5) * 40 * 1009
+
+
+def test_a_sketch_of_no_rows_finds_none() -> None:
+    x = torch.rand(0, 31)
+    sketch = Sketch(Rows.about(x, torch.zeros(31)), 8)
+    assert [len(near) for near in sketch.near([torch.rand(3, 31)], [torch.rand(0)])] == [0]

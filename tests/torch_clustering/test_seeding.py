@@ -10,10 +10,11 @@ from tests.torch_clustering.made import close, made_rows, numbers
 from torch_clustering import KMeans
 from torch_clustering._checks import Shard, make_shard
 from torch_clustering.assign import Rows
+from torch_clustering.bounds import Sketch
 from torch_clustering.engine import seen_from_mean
+from torch_clustering.masses import Masses
 from torch_clustering.scalable_seeding import kmeans_parallel
 from torch_clustering.seeding import (
-    Masses,
     Seeding,
     add_centers,
     fetch_rows,
@@ -148,6 +149,30 @@ def test_candidates_that_are_computed_again_lead_to_the_same_seeds(monkeypatch: 
     kept = seeds(x, 11, generator(0, 0))
     monkeypatch.setattr("torch_clustering.seeding.LEFT_BYTES", 8 * 4 * 101)
     assert torch.equal(seeds(x, 11, generator(0, 0)), kept)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("left_bytes", [1 << 24, 8 * 4 * 101])
+def test_a_sketch_changes_no_seed(monkeypatch: pytest.MonkeyPatch, left_bytes: int, weighted: bool) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(4001, 9, generator=draws) @ torch.randn(9, 131, generator=draws)
+    x += 3 + 0.1 * torch.randn(4001, 131, generator=draws)
+    shard, rows = seen(x, (torch.arange(4001) % 3).double() if weighted else None)
+    monkeypatch.setattr("torch_clustering.seeding.LEFT_BYTES", left_bytes)
+    looked_at = []
+    near = Sketch.near
+
+    def watched(*arguments: Any) -> list[torch.Tensor]:
+        looked_at.extend(found := near(*arguments))
+        return found
+
+    monkeypatch.setattr(Sketch, "near", watched)
+    found = [
+        kmeans_plus_plus(shard, rows, [71, 97], [generator(0, 0), generator(0, 1)], bounds_memory=memory)
+        for memory in (0, 1 << 30)
+    ]
+    assert all(torch.equal(plain, sketched) for plain, sketched in zip(*found, strict=True))
+    assert len(looked_at) > 100 and min(map(len, looked_at)) < 401
 
 
 def test_scalable_seeds_are_rows_and_start_as_well_as_greedy_ones() -> None:

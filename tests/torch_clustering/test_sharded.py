@@ -24,6 +24,8 @@ def rows_of(name: str) -> Tensor:
         return 5 * torch.randn(11, 7, generator=draws)[torch.arange(509) % 11] + noise
     if name == "overlapping":
         return noise
+    if name == "wide":
+        return noise @ torch.randn(7, 131, generator=draws) + 0.1 * torch.randn(509, 131, generator=draws)
     if name == "digits":
         return torch.from_numpy(load_digits().data[:599])
     if name == "duplicates":
@@ -60,6 +62,7 @@ CASES = [
     ("overlapping", {"n_clusters": 11, "init": "random", "n_init": 3}),
     ("digits", {"n_clusters": 10, "n_init": 2}),
     ("digits", {"n_clusters": 10, "init": "k-means||", "algorithm": "elkan"}),
+    ("wide", {"n_clusters": 67}),
     ("duplicates", {"n_clusters": 19}),
     ("duplicates", {"n_clusters": 29, "n_init": 2}),
     ("as many as clusters", {"n_clusters": 13}),
