@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   python main.py config/own_images.yml data.root=FOLDER estep.n_clusters=8
   python main.py resume runs/NAME                                  go on where a run stopped
   python main.py evaluate runs/NAME                                scores and assignments.csv again
+  python main.py prepare imagenet10 --from DIR                     build a data set from its official archives
 """
 
 
@@ -81,6 +82,10 @@ def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
     views = commands.add_parser("views", help="a PNG of what the model sees")
     views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
     views.add_argument("--out", type=Path, default=Path("views.png"), help="where to write it (default: %(default)s)")
+    build = commands.add_parser("prepare", help="build an ImageNet subset, Tiny-ImageNet or ImageNet from archives")
+    build.add_argument("name", metavar="NAME", help="imagenet10, imagenet_dogs, tiny_imagenet or imagenet")
+    build.add_argument("--from", dest="given", type=Path, required=True, metavar="DIR", help="archives or folders")
+    build.add_argument("--root", type=Path, default=Path("data_files"), help="data.root (default: %(default)s)")
     commands.add_parser("list", help="methods, data sets, encoders and configs that exist")
     commands.add_parser("doctor", help="what this machine can do")
     return (arguments := parser.parse_args(words)).command, arguments
@@ -139,7 +144,7 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
 
     if existing is not None:
         require_same(settings, load(compose([existing.config])))
-    run = build_run(settings, start(settings))
+    run = build_run(settings, start(settings), fresh=existing is None)
     if existing is not None:
         resume_run(run, existing)
     elif not settings.run.debug:
@@ -202,6 +207,15 @@ def views(arguments: argparse.Namespace, composed: "Composed") -> int:
     return 0
 
 
+def prepare_set(arguments: argparse.Namespace) -> int:
+    """Build a published data set from what its publishers hand out."""
+    from data.prepare import prepare
+
+    made = prepare(arguments.name, arguments.given, arguments.root, print)
+    print(f"{arguments.name} lies in {made}; data.name={arguments.name} data.root={arguments.root}")
+    return 0
+
+
 def list_names(arguments: argparse.Namespace) -> int:
     """Print what a config can name."""
     from training.settings import names
@@ -224,6 +238,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "resume": resume,
     "evaluate": evaluate,
     "views": views,
+    "prepare": prepare_set,
     "list": list_names,
     "doctor": doctor,
 }

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from utils.draws import Draws
 
+UNLABELLED = "unlabelled"  # the phase of rows that train but are never clustered: a method's loss sees no state there
+
 
 @dataclass(frozen=True)
 class Batch:

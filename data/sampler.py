@@ -12,18 +12,23 @@ from utils.errors import UserError
 class Sampler:
     """Global batches of row ids, epoch after epoch; the rows left over at an epoch's end are dropped.
 
+    first_row, name: for rows [first_row, first_row + n_rows) that only train, with a stream of random numbers of their
+    own under this name.
+
     Raises:
         UserError: fewer rows than a global batch.
     """
 
-    def __init__(self, n_rows: int, global_batch: int, seed: int) -> None:
+    def __init__(self, n_rows: int, global_batch: int, seed: int, first_row: int = 0, name: str = "order") -> None:
         if n_rows < global_batch:
+            rows = "rows of the data set" if first_row == 0 else f"rows of the data set after row {first_row - 1}"
             raise UserError(
                 "optim.global_batch",
-                f"{global_batch} is more than the {n_rows} rows of the data set",
-                f"set it to {n_rows} or fewer",
+                f"{global_batch} is more than the {n_rows} {rows}",
+                f"set it to {n_rows} or fewer" if n_rows else "choose a data.split that has such rows",
             )
         self.n_rows, self.global_batch, self.seed = n_rows, global_batch, seed
+        self.first_row, self.name = first_row, name
         self.steps_per_epoch = n_rows // global_batch
 
     def epoch(
@@ -31,18 +36,19 @@ class Sampler:
     ) -> Iterator[Tensor]:
         """The global batch of each step from `start` on: (global_batch,) int64 row ids on the CPU.
 
-        Without labels a permutation of all rows. With `labels` (N,) and `n_clusters`, draws with replacement that are
-        balanced over clusters: as many steps, a row may come twice.
+        Without labels a permutation of all rows. With `labels` (n_rows,) and `n_clusters`, draws with replacement that
+        are balanced over clusters: as many steps, a row may come twice.
         """
         if labels is None:
-            order = torch.randperm(self.n_rows, generator=seeded(self.seed, "order", epoch))
+            order = torch.randperm(self.n_rows, generator=seeded(self.seed, self.name, epoch))
         else:
             assert n_clusters is not None, "labels without n_clusters"
+            assert len(labels) == self.n_rows, f"{len(labels)} labels for {self.n_rows} rows"
             n_draws = self.steps_per_epoch * self.global_batch
             numbers = torch.rand(n_draws, generator=seeded(self.seed, "resample", epoch), dtype=torch.float64)
             order = draw_rows(balanced_weights(labels.cpu(), n_clusters), numbers)
         for step in range(start, self.steps_per_epoch):
-            yield order[step * self.global_batch : (step + 1) * self.global_batch]
+            yield order[step * self.global_batch : (step + 1) * self.global_batch] + self.first_row
 
 
 def part(rows: Tensor, micro: int, n_micro: int, rank: int, world: int) -> tuple[Tensor, int]:

@@ -4,30 +4,24 @@ Images are (B, C, H, W) in [0, 1], float32 or float64; every operation stays on 
 The oracles of the tests are `torchvision.transforms.v2.functional`, one image at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's grey of an RGB tensor
+SOBEL = ((1.0, 0.0, -1.0), (2.0, 0.0, -2.0), (1.0, 0.0, -1.0))  # across; transposed: down
+BLUR_REACH = 4  # sigmas: the weights beyond are less than a fiftieth of a grey level together
 
 
 def on_rows(images: Tensor, rows: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B, C, H, W) with `change` applied to the images `rows` (int64 places in the batch), the others as they are."""
-    return images.index_copy(0, rows, change(images.index_select(0, rows)))
-
-
-def crop_resize(images: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
-    """Each image's box (B, 4: top, left, height, width in pixels) brought to (H, W), mirrored where `flipped` (B,).
-
-    Bilinear with antialias, as `resized_crop(antialias=True)`: a resize along one axis is a matrix, so the whole batch
-    is two products.
-    """
-    height, width = images.shape[2:]
-    vertical = _resize_weights(boxes[:, 0], boxes[:, 2], height, torch.zeros_like(flipped))  # (B, H, H)
-    horizontal = _resize_weights(boxes[:, 1], boxes[:, 3], width, flipped)  # (B, W, W)
-    return _separable(images, vertical, horizontal)
+    """`images` with `change` applied, in place, to those at `rows` (int64 places in the batch, on the CPU)."""
+    if len(rows) == 0:
+        return images
+    here = rows.to(images.device, non_blocking=True)
+    return images.index_copy_(0, here, change(images.index_select(0, here)))
 
 
 def mirror(images: Tensor) -> Tensor:
@@ -46,12 +40,18 @@ def scale_and_shift(images: Tensor, contrast: Tensor, brightness: Tensor) -> Ten
     return (images * _per_image(contrast)).add_(_per_image(brightness))
 
 
-def mix_channels(images: Tensor, mixing: Tensor) -> Tensor:
-    """P x + Q m, clamped to [0, 1]: x a pixel, m its image's channel means, `mixing` (B, C, 2C) = [P | Q]."""
-    channels = images.shape[1]
-    from_pixel, from_mean = mixing[:, :, :channels], mixing[:, :, channels:]
-    offset = from_mean @ images.mean((2, 3)).unsqueeze(2)  # (B, C, 1)
-    return torch.baddbmm(offset, from_pixel, images.flatten(2)).view_as(images).clamp_(0, 1)
+def mix_channels(images: Tensor, mixing: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+    """P x + Q m + o, each channel clamped to its `low` and `high`: x a pixel, m its image's channel means.
+
+    mixing (B, C, 2C + 1) = [P | Q | o].
+    """
+    channels, flat = images.shape[1], images.flatten(2)
+    from_pixel, from_mean, fixed = mixing.split([channels, channels, 1], 2)
+    offset = torch.baddbmm(fixed, from_mean, flat.mean(2, keepdim=True))  # (B, C, 1)
+    mixed = torch.bmm(from_pixel, flat).add_(offset)
+    for channel in range(channels):
+        mixed[:, channel].clamp_(low[channel], high[channel])
+    return mixed.view_as(images)
 
 
 def grayscale(images: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
     return torch.lerp(grayscale(images), images, _per_image(factors)).clamp_(0, 1)
 
 
-def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """The hue of HSV turned by `shifts` (B,), 1 a whole turn; value and saturation stay. One channel has no hue."""
+def adjust_hue(images: Tensor, factors: Tensor) -> Tensor:
+    """The hue of HSV turned by `factors` (B,), 1 a whole turn; value and saturation stay. One channel has no hue."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unbind(1)
@@ -88,7 +88,7 @@ def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
     )  # in sixths of a turn
-    sector = sector + 6 * shifts[:, None, None]
+    sector = sector + 6 * factors[:, None, None]
     # each channel falls from `value` by up to `chroma` as the hue turns away from it (the HSV hexagon)
     distances = [(sector + channel_start) % 6 for channel_start in (5, 3, 1)]
     return torch.stack([value - chroma * torch.minimum(d, 4 - d).clamp_(0, 1) for d in distances], 1)
@@ -98,27 +98,34 @@ COLOR_OPS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue) 
 
 
 def jitter(images: Tensor, chosen: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue one after the other, each image in its own order, clamped in between.
+    """Brightness, contrast, saturation and hue one after the other, in place, clamped in between.
 
-    chosen (B,) bool, factors (B, 4) and order (B, 4; a permutation of 0 to 3) are on the CPU: which image takes
-    which operation when is known there, so nothing waits for the device.
+    chosen (B,) bool, factors (B, 4) and order (B, 4; a permutation of 0 to 3, an image's own) are on the CPU: which
+    image takes which operation when is known there, so nothing waits for the device.
     """
     for place in range(len(COLOR_OPS)):
         for number, adjust in enumerate(COLOR_OPS):
             rows = (chosen & (order[:, place] == number)).nonzero().flatten()
             amounts = factors[rows, number].to(images.device, images.dtype, non_blocking=True)
-            here = rows.to(images.device, non_blocking=True)
-            images = images.index_copy(0, here, adjust(images.index_select(0, here), amounts))
+            on_rows(images, rows, partial(adjust, factors=amounts))
     return images
 
 
-def blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
-    """Gaussian blur with one sigma (B,) an image, in pixels, reflected at the border; `kernel_size` is odd."""
-    offsets = torch.arange(kernel_size, device=images.device, dtype=images.dtype) - kernel_size // 2
-    weights = torch.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
-    weights = weights / weights.sum(1, keepdim=True)  # (B, kernel_size)
-    vertical, horizontal = (_filter_matrix(weights, side) for side in images.shape[2:])
-    return _separable(images, vertical, horizontal)
+def blur(images: Tensor, chosen: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
+    """Gaussian blur of the images at `chosen` (int64) with their `sigmas` (B,) in pixels, both on the CPU, in place.
+
+    Reflected at the border. Sums of shifted images: a small sigma needs few of them, so images go together by the power
+    of two that 4 sigma does not exceed.
+    """
+    widest = kernel_size // 2
+    sigmas = sigmas[chosen]
+    reaches = torch.exp2((BLUR_REACH * sigmas).log2().ceil()).clamp(1, widest).long()
+    for reach in reaches.unique().tolist():
+        alike = reaches == reach
+        weights = torch.exp(-0.5 * (torch.arange(reach + 1) / sigmas[alike, None]) ** 2)  # (n, reach + 1), one side
+        weights = weights / (2 * weights.sum(1, keepdim=True) - weights[:, :1])
+        on_rows(images, chosen[alike], partial(_shifted_sums, weights=weights.to(images.device, images.dtype)))
+    return images
 
 
 def blur_kernel_size(side: int) -> int:
@@ -126,9 +133,23 @@ def blur_kernel_size(side: int) -> int:
     return max(3, 2 * round((0.1 * side - 1) / 2) + 1)
 
 
-def solarize(images: Tensor) -> Tensor:
-    """1 - x where x >= 128/255, x elsewhere."""
-    return torch.where(images >= 128 / 255, 1 - images, images)
+def solarize(images: Tensor, threshold: float | Tensor = 128 / 255, total: float | Tensor = 1.0) -> Tensor:
+    """total - x where x >= threshold, x elsewhere; `total` is black plus white, tensors broadcast."""
+    return torch.where(images >= threshold, total - images, images)
+
+
+def cutout(images: Tensor, boxes: Tensor) -> Tensor:
+    """0 inside each image's box (B, 4: top, bottom, left, right; ends not included), in place."""
+    top, bottom, left, right = boxes[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
+    rows = torch.arange(images.shape[2], device=images.device)[:, None]
+    columns = torch.arange(images.shape[3], device=images.device)
+    return images.masked_fill_((rows >= top) & (rows < bottom) & (columns >= left) & (columns < right), 0)
+
+
+def sobel(images: Tensor) -> Tensor:
+    """(B, 2, H, W) differences across and down of the mean of the channels, zeros around the image."""
+    across = torch.tensor(SOBEL, dtype=images.dtype, device=images.device)
+    return F.conv2d(images.mean(1, keepdim=True), torch.stack([across, across.T])[:, None], padding=1)
 
 
 def _per_image(factors: Tensor) -> Tensor:
@@ -143,36 +164,17 @@ def _luma(images: Tensor) -> Tensor:
     return (images * weights[:, None, None]).sum(1, keepdim=True)
 
 
-def _separable(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
-    """vertical (B, H', H) times each channel times horizontal (B, W', W) transposed: (B, C, H', W')."""
-    batch, channels, height, _ = images.shape
-    wide = torch.bmm(images.reshape(batch, channels * height, -1), horizontal.transpose(1, 2))
-    return torch.matmul(vertical[:, None], wide.view(batch, channels, height, -1))
-
-
-def _resize_weights(start: Tensor, size: Tensor, side: int, flipped: Tensor) -> Tensor:
-    """(B, side, side): row j weighs the source pixels of output pixel j, a triangle cut off at the box's ends.
-
-    A pixel i stands at i + 1/2; the triangle's half width is one source pixel, or `size / side` of them when shrinking.
-    """
-    pixels = torch.arange(side, device=start.device, dtype=start.dtype) + 0.5
-    step = size / side
-    ends = torch.where(flipped, start + size, start)
-    centers = ends[:, None] + torch.where(flipped, -step, step)[:, None] * pixels  # (B, side)
-    narrow = 1 / step.clamp(min=1)[:, None]
-    inside = (pixels > start[:, None]) & (pixels < (start + size)[:, None])
-    sources = torch.where(inside, pixels * narrow, torch.inf)  # (B, side)
-    distance = (centers * narrow)[:, :, None] - sources[:, None, :]  # (B, side, side)
-    weights = (1 - distance.abs_()).clamp_(min=0)
-    return weights.div_(weights.sum(2, keepdim=True))
-
-
-def _filter_matrix(weights: Tensor, side: int) -> Tensor:
-    """(B, side, side): the filter `weights` (B, kernel_size) as a matrix over one axis, reflected at both ends."""
-    kernel_size = weights.shape[1]
-    pixels = torch.arange(side, device=weights.device)
-    sources = pixels + torch.arange(kernel_size, device=weights.device)[:, None] - kernel_size // 2
-    sources = sources.abs()
-    sources = torch.minimum(sources, 2 * (side - 1) - sources)  # (kernel_size, side)
-    taps = (sources[:, :, None] == pixels).to(weights.dtype)  # (taps, side, side)
-    return (weights @ taps.flatten(1)).view(-1, side, side)
+def _shifted_sums(images: Tensor, weights: Tensor) -> Tensor:
+    """A symmetric filter along both axes; `weights` (B, reach + 1) from its middle outwards."""
+    height, width = images.shape[2:]
+    reach, taps = weights.shape[1] - 1, weights.T[:, :, None, None, None]
+    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    down = padded[:, :, reach : reach + height] * taps[0]
+    for shift in range(1, reach + 1):
+        for start in (reach - shift, reach + shift):
+            down.addcmul_(padded[:, :, start : start + height], taps[shift])
+    both = down[:, :, :, reach : reach + width] * taps[0]
+    for shift in range(1, reach + 1):
+        for start in (reach - shift, reach + shift):
+            both.addcmul_(down[:, :, :, start : start + width], taps[shift])
+    return both

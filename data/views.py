@@ -1,87 +1,24 @@
-"""Random views of images: what each training step sees of a batch, computed on the device for the whole batch."""
+"""Random views of images: what each training step sees of a batch, computed on the device for the whole batch.
 
-from typing import Annotated, Any, Literal
+In the order of application: crop and flip (or flip and a window of the padded image), affine map, strong operations,
+intensity, jitter, grey, blur, solarise; then normalised; then cutout and edges.
+"""
+
+from collections.abc import Callable
 
 import torch
-from pydantic import AfterValidator, Field, Strict, model_validator
 from torch import Tensor
 
-from data import view_ops, view_params
-from data.view_params import NUMBERS, between
-from utils.config import Section
+from data import view_crop, view_ops, view_params
+from data.sources.base import Cut
+from data.view_change import Change
+from data.view_config import LocalConfig, ViewConfig, ViewsConfig
+from data.view_plan import Plan, plan_numbers
 from utils.draws import Draws
 
+__all__ = ["Views", "ViewsConfig"]
 
-def _ascending(values: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < values[0] <= values[1]:
-        raise ValueError(f"[{values[0]}, {values[1]}] is not a range of positive numbers, smaller one first")
-    return values
-
-
-def _jitter_strengths(values: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    if min(values) < 0 or values[3] > 0.5:
-        raise ValueError("brightness, contrast and saturation are at least 0, hue is between 0 and 0.5")
-    return values
-
-
-# a YAML list may fill these tuples (Strict(False)); their numbers stay strict
-Range = Annotated[tuple[float, float], Strict(False), AfterValidator(_ascending)]
-Jitter = Annotated[tuple[float, float, float, float], Strict(False), AfterValidator(_jitter_strengths)]
-
-
-class AffineConfig(Section):
-    """A random affine map of an image, black outside."""
-
-    rotation: float = Field(15.0, ge=0, description="degrees to either side")
-    scale: Range = Field((0.8, 1.2), description="range of the log-uniform magnification")
-    aspect: float = Field(0.1, ge=0, description="x is magnified by exp(U(-aspect, aspect)), y by its inverse")
-    shear: float = Field(0.2, ge=0, description="slant to either side")
-    translation: float = Field(0.1, ge=0, description="shift to either side along each axis, in half widths")
-
-
-class IntensityConfig(Section):
-    """A random c x + b of all pixels of an image, not clamped."""
-
-    contrast: float = Field(0.4, ge=0, description="c = 1 + U(-contrast, contrast)")
-    brightness: float = Field(0.2, ge=0, description="b = U(-brightness, brightness), pixels being 0 to 1")
-
-
-class ViewConfig(Section):
-    """The operations of one view, in the order of application. The defaults are those of SimCLR's small images."""
-
-    crop_scale: Range | None = Field((0.08, 1.0), description="area of the random crop, of the image's; null: no crop")
-    crop_ratio: Range = Field((3 / 4, 4 / 3), description="width / height of the random crop, log-uniform")
-    flip: float = Field(0.5, ge=0, le=1, description="probability of exchanging left and right")
-    affine: AffineConfig | None = Field(None, description="random rotation, scale, aspect, shear and translation")
-    intensity: IntensityConfig | None = Field(None, description="random contrast and brightness without clamping")
-    jitter: Jitter | None = Field(
-        (0.4, 0.4, 0.4, 0.1), description="strengths of brightness, contrast, saturation, hue; null: none"
-    )
-    jitter_probability: float = Field(0.8, ge=0, le=1, description="probability of the jitter")
-    grayscale: float = Field(0.2, ge=0, le=1, description="probability of grey")
-    blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur, its kernel a tenth of the side")
-    blur_sigma: Range = Field((0.1, 2.0), description="range of the blur's sigma in pixels")
-    solarize: float = Field(0.0, ge=0, le=1, description="probability of inverting the bright pixels")
-
-
-class ViewsConfig(ViewConfig):
-    """The views of an image: the operations of the first, what differs in the others, how many."""
-
-    second: ViewConfig | None = Field(
-        None, description="operations of each view after the first, where they differ from the first's"
-    )
-    n_views: int = Field(2, ge=1, description="views of each image")
-    hue: Literal["yiq", "hsv"] = Field(
-        "yiq", description="yiq: all colour operations as one matrix, fast; hsv: one by one, clamped, as torchvision"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _second_starts_from_first(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or not isinstance(given.get("second"), dict):
-            return given
-        first = {key: value for key, value in given.items() if key in ViewConfig.model_fields}
-        return {**given, "second": {**first, **given["second"]}}
+PART = 2**18  # numbers in a part of a batch on a CPU: a megabyte in float32
 
 
 class Views:
@@ -89,9 +26,11 @@ class Views:
 
     Args:
         config: the section `views`.
-        image_shape: (C, H, W) of an image; C is 1 or 3. A view has the same shape.
+        image_shape: (C, H, W) of an image; C is 1 or 3.
         mean, std: per channel, of pixels from 0 to 1.
         dtype: of the views. In float64 every step is computed in float64.
+
+    Views have numbers: first `n_views`, then local crops up to `n_all`, then one for each set of partners.
     """
 
     def __init__(
@@ -102,101 +41,138 @@ class Views:
         std: tuple[float, ...],
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.config, self.image_shape, self.mean, self.std, self.dtype = config, image_shape, mean, std, dtype
+        self.config, self.image_shape, self.dtype = config, image_shape, dtype
+        plain = (0.0,) * len(mean), (1.0,) * len(mean)
+        self.change = Change(config.hue, *((mean, std) if config.normalize else plain))
+        self.n_all = config.n_views + (config.local.number if config.local else 0)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of clean images and of the views that are no local crops: what a network is given."""
+        height, width = self._size(0)
+        return 2 if self.config.sobel else self.image_shape[0], height, width
 
     def __call__(self, images: Tensor, draws: Draws) -> list[Tensor]:
-        """`n_views` views, each (B, C, H, W), normalised, channels_last, on the device of `images` (uint8, same shape).
+        """`n_all` views, each (B, C, side, side), normalised, channels_last, on the device of `images` (uint8).
 
         What happens to an image is a function of its global position in `draws`. To be called outside autocast.
         """
-        pixels = self._scale(images)
-        return [self._view(pixels, number, draws) for number in range(self.config.n_views)]
+        return [self._view(images, number, draws) for number in range(self.n_all)]
 
     def partner(self, images: Tensor, draws: Draws, place: int) -> Tensor:
-        """(B, C, H, W) one view of other images that join the batch, by the last view's operations, with its own draws.
+        """(B, C, side, side) one view of other images that join the batch, with its own draws.
 
-        place: 0 for the first set of such images, 1 for the second.
+        Its operations are those of the last view that is no local crop. place: 0 for the first set, 1 for the second.
         """
-        return self._view(self._scale(images), self.config.n_views + place, draws)
+        return self._view(images, self.n_all + place, draws)
 
     def clean(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) the images themselves, normalised, channels_last: what evaluation and the E-step see."""
-        return self._normalize(self._scale(images))
+        """(B, C, side, side) the images themselves, normalised, channels_last: what evaluation and the E-step see."""
+        size = self._size(0)
+
+        def make(part: slice) -> Tensor:
+            levels = view_crop.window(images[part], self.config.test_crop, size, None, self.dtype)
+            return self.change.normalize(levels.div_(255))
+
+        return self._in_parts(images, size, make)
+
+    def boxes(self, number: int, draws: Draws, sizes: Tensor) -> Cut:
+        """What view `number` cuts out of images of `sizes` (B, 2: height, width; int64), all on the CPU.
+
+        What is cut so, `finish` takes.
+        """
+        recipe = self._recipe(number)
+        numbers = plan_numbers(recipe, draws, self._purpose(number))
+        heights, widths = sizes.unbind(1)
+        if recipe.crop_scale is not None:
+            boxes = view_params.crop_boxes(numbers, heights, widths, scale=recipe.crop_scale, ratio=recipe.crop_ratio)
+        elif recipe.crop_window is not None:
+            boxes = view_params.window_boxes(numbers, heights, widths, share=recipe.crop_window)
+        else:
+            boxes = view_params.middle_boxes(heights, widths, len(sizes), share=self.config.test_crop)
+        return Cut(boxes.long(), numbers["flip"][:, 0] < recipe.flip, self._size(number)[0])
+
+    def finish(self, crops: Tensor, number: int, draws: Draws) -> Tensor:
+        """(B, C, side, side) view `number` of its `crops` (uint8, same shape): all that follows crop and flip."""
+        recipe, size = self._recipe(number), (crops.shape[2], crops.shape[3])
+        plan = self.change.plan(recipe, plan_numbers(recipe, draws, self._purpose(number)), size)
+
+        def make(part: slice) -> Tensor:
+            return self.change(view_crop.as_levels(crops[part], self.dtype), recipe, _rows(plan, part))
+
+        return self._in_parts(crops, size, make)
 
     def restore(self, view: Tensor) -> Tensor:
-        """(B, C, H, W) uint8: a view's pixels before they were normalised, clamped."""
-        mean, std = self._channels(view, self.mean), self._channels(view, self.std)
-        return (view * std + mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        """(B, C, H, W) uint8: a view's pixels before they were normalised, clamped.
 
-    def _view(self, pixels: Tensor, number: int, draws: Draws) -> Tensor:
-        config = self.config.second if number > 0 and self.config.second is not None else self.config
-        drawn = draws.uniform(f"views/{number}", (sum(NUMBERS.values()),))  # (B, 44) float64, CPU
-        numbers = dict(zip(NUMBERS, drawn.split(list(NUMBERS.values()), 1), strict=True))
-        pixels = self._geometry(pixels, config, numbers)
-        pixels = self._color(pixels, config, numbers)
-        pixels = self._filters(pixels, config, numbers)
-        return self._normalize(pixels)
+        Of edges (B, 1, H, W): how steep they are, from flat to a step from black to white.
+        """
+        if not self.config.sobel:
+            return self.change.restore(view)
+        std = sum(self.change.std) / len(self.change.std)
+        steepness = view.square().sum(1, keepdim=True).sqrt_().mul_(std / 4)
+        return steepness.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
-    def _geometry(self, pixels: Tensor, config: ViewConfig, numbers: dict[str, Tensor]) -> Tensor:
-        height, width = pixels.shape[2:]
-        flipped = numbers["flip"][:, 0] < config.flip
-        if config.crop_scale is not None:
-            boxes = view_params.crop_boxes(numbers, height, width, scale=config.crop_scale, ratio=config.crop_ratio)
-            mirrored = flipped.to(pixels.device, non_blocking=True)
-            pixels = view_ops.crop_resize(pixels, self._put(boxes, pixels), mirrored)
-        elif config.flip > 0:
-            pixels = view_ops.on_rows(pixels, self._rows(flipped, pixels), view_ops.mirror)
-        if config.affine is not None:
-            matrices = view_params.affine_matrices(numbers["affine"], **config.affine.model_dump())
-            pixels = view_ops.warp(pixels, self._put(matrices, pixels))
-        return pixels
+    def _recipe(self, number: int) -> ViewConfig:
+        if self.config.local is not None and self.config.n_views <= number < self.n_all:
+            return self.config.local
+        return self.config.second if number > 0 and self.config.second is not None else self.config
 
-    def _color(self, pixels: Tensor, config: ViewConfig, numbers: dict[str, Tensor]) -> Tensor:
-        if config.intensity is not None:
-            contrast, brightness = (2 * self._put(numbers["intensity"], pixels) - 1).unbind(1)
-            pixels = view_ops.scale_and_shift(
-                pixels, 1 + config.intensity.contrast * contrast, config.intensity.brightness * brightness
+    def _size(self, number: int) -> tuple[int, int]:
+        """Height and width of a view."""
+        recipe = self._recipe(number)
+        side = recipe.size if isinstance(recipe, LocalConfig) and recipe.size is not None else self.config.size
+        return self.image_shape[1:] if side is None else (side, side)
+
+    def _purpose(self, number: int) -> str:
+        """Local crops have names of their own: with and without them, views and partners are the same."""
+        n_views, n_local = self.config.n_views, self.n_all - self.config.n_views
+        if number < n_views:
+            return f"views/{number}"
+        return f"views/local/{number - n_views}" if number < self.n_all else f"views/{number - n_local}"
+
+    def _view(self, images: Tensor, number: int, draws: Draws) -> Tensor:
+        recipe, size = self._recipe(number), self._size(number)
+        numbers = plan_numbers(recipe, draws, self._purpose(number))
+        plan = self.change.plan(recipe, numbers, size)
+        plan["flipped"] = numbers["flip"][:, 0] < recipe.flip
+        if recipe.crop_scale is not None:
+            height, width = images.shape[2:]
+            plan["boxes"] = view_params.crop_boxes(
+                numbers, height, width, scale=recipe.crop_scale, ratio=recipe.crop_ratio
             )
-        if config.jitter is None and config.grayscale == 0:
-            return pixels
-        gray = numbers["grayscale"][:, 0] < config.grayscale
-        chosen = numbers["jitter"][:, 0] < (config.jitter_probability if config.jitter is not None else 0)
-        factors = view_params.jitter_factors(numbers["factors"], config.jitter or (0, 0, 0, 0))
-        if self.config.hue == "yiq":
-            mixing = view_params.color_mixing(pixels.shape[1], chosen, factors, gray)
-            return view_ops.mix_channels(pixels, self._put(mixing, pixels))
-        pixels = view_ops.jitter(pixels, chosen, factors, order=numbers["order"].argsort(1))
-        return view_ops.on_rows(pixels, self._rows(gray, pixels), view_ops.grayscale)
 
-    def _filters(self, pixels: Tensor, config: ViewConfig, numbers: dict[str, Tensor]) -> Tensor:
-        if config.blur > 0:
-            chosen = numbers["blur"][:, 0] < config.blur
-            sigmas = self._put(between(numbers["sigma"][chosen, 0], *config.blur_sigma), pixels)
-            kernel_size = view_ops.blur_kernel_size(min(pixels.shape[2:]))
-            rows = self._rows(chosen, pixels)
-            pixels = view_ops.on_rows(pixels, rows, lambda some: view_ops.blur(some, sigmas, kernel_size))
-        if config.solarize > 0:
-            rows = self._rows(numbers["solarize"][:, 0] < config.solarize, pixels)
-            pixels = view_ops.on_rows(pixels, rows, view_ops.solarize)
-        return pixels
+        def make(part: slice) -> Tensor:
+            own = _rows(plan, part)
+            return self.change(self._cut(images[part], recipe, own, size), recipe, own)
 
-    def _scale(self, images: Tensor) -> Tensor:
-        # a zero-dimensional divisor of the wanted type converts and divides in one pass
-        return images / torch.tensor(255, dtype=self.dtype)
+        return self._in_parts(images, size, make)
 
-    def _normalize(self, pixels: Tensor) -> Tensor:
-        mean, std = self._channels(pixels, self.mean), self._channels(pixels, self.std)
-        return (pixels - mean).div_(std).contiguous(memory_format=torch.channels_last)
+    def _cut(self, images: Tensor, recipe: ViewConfig, plan: Plan, size: tuple[int, int]) -> Tensor:
+        """(B, C, *size) from 0 to 255: crop and flip."""
+        if recipe.crop_scale is not None:
+            return view_crop.crop_resize(images, plan["boxes"], plan["flipped"], size, self.dtype)
+        places = None if recipe.crop_window is None else plan["corner"]
+        levels = view_crop.window(images, recipe.crop_window or self.config.test_crop, size, places, self.dtype)
+        return view_ops.on_rows(levels, plan["flipped"].nonzero().flatten(), view_ops.mirror)
 
-    @staticmethod
-    def _channels(like: Tensor, values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None]
+    def _in_parts(self, images: Tensor, size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
+        """What `make` makes of each part of the batch, together, channels_last, as edges where these are wanted.
 
-    @staticmethod
-    def _put(values: Tensor, like: Tensor) -> Tensor:
-        return values.to(like.device, like.dtype, non_blocking=True)
+        On a CPU the parts are small enough for its caches, and for memory that is kept from one to the next.
+        """
+        height, width = images.shape[2:]
+        largest = images.shape[1] * max(height * width, size[0] * size[1])
+        n_parts = max(1, round(len(images) * largest / PART)) if images.device.type == "cpu" else 1
+        length = max(1, -(-len(images) // n_parts))
+        shape = (len(images), 2 if self.config.sobel else images.shape[1], *size)
+        views = torch.empty(shape, dtype=self.dtype, device=images.device, memory_format=torch.channels_last)
+        for start in range(0, len(images), length):
+            part = slice(start, start + length)
+            made = make(part)
+            views[part] = view_ops.sobel(made) if self.config.sobel else made
+        return views
 
-    @staticmethod
-    def _rows(chosen: Tensor, like: Tensor) -> Tensor:
-        # counted on the CPU, where the choice was drawn: the device need not be waited for
-        return chosen.nonzero().flatten().to(like.device, non_blocking=True)
+
+def _rows(plan: Plan, part: slice) -> Plan:
+    return {name: values[part] for name, values in plan.items()}

@@ -26,13 +26,13 @@ def cluster_pixels(run: Run, n_clusters: int) -> tuple[Tensor, str]:
     which takes a D x D covariance instead of the rows in memory.
     """
     rows = run.store.shard(distributed.rank(), distributed.world())
-    channels, height, width = run.source.image_shape
-    n_init = MANY_INIT if len(run.store) > MANY_ROWS else FEW_INIT
-    features = "pixels"
+    channels, height, width = run.views.output_shape
+    n_init = MANY_INIT if run.source.n_rows > MANY_ROWS else FEW_INIT
+    features = "edges" if run.views.config.sobel else "pixels"
     if max(height, width) > LARGEST_SIDE:
         height = width = LARGEST_SIDE
         features += f" at {LARGEST_SIDE}x{LARGEST_SIDE}"
-    if len(run.store) > MANY_ROWS and channels * height * width > MANY_PIXELS:
+    if run.source.n_rows > MANY_ROWS and channels * height * width > MANY_PIXELS:
         basis = principal_components(run, rows, channels * height * width)
         points = torch.cat([pixel_rows(run, part) @ basis for part in rows.split(CHUNK_ROWS)])  # (n, 50)
         features += f", PCA-{N_COMPONENTS}"
@@ -65,10 +65,10 @@ def principal_components(run: Run, rows: Tensor, width: int) -> Tensor:
         for first in range(0, width, strip):  # only what lies above the diagonal: nearly half the products
             gram[first : first + strip, first:] += pixels[:, first : first + strip].T @ pixels[:, first:]
     distributed.reduce_sum_(gram)
-    mean = distributed.reduce_sum_(total) / len(run.store)
+    mean = distributed.reduce_sum_(total) / run.source.n_rows
     basis = None
     if distributed.is_main():  # one decomposition for all: other machines may choose other signs
-        covariance = (gram.triu() + gram.triu(1).T) / len(run.store) - torch.outer(mean, mean)
+        covariance = (gram.triu() + gram.triu(1).T) / run.source.n_rows - torch.outer(mean, mean)
         leading = [width - N_COMPONENTS, width - 1]  # SciPy finds some eigenvectors alone, four times faster than all
         basis = torch.from_numpy(eigh(covariance.float().cpu().numpy(), subset_by_index=leading)[1])
     basis = distributed.broadcast_object(basis)

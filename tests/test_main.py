@@ -49,6 +49,10 @@ DIGITS = "config/digits_propos.yml"
     [
         (["config/nothing.yml"], "config/nothing.yml: no such file"),
         (["trian"], "trian: neither a command nor a .yml file (did you mean train?)"),
+        (
+            ["prepare", "imagenet11", "--from", "{dir}"],
+            "prepare: 'imagenet11' is not prepared (did you mean imagenet10?)",
+        ),
         (["resume"], "command line: the following arguments are required: RUN"),
         (["optim.epochs=3"], "CONFIG.yml: no config file given; for instance config/digits_propos.yml"),
         (["{dir}/bad.yml"], "{dir}/bad.yml:3: optim.learnig_rate: no such key (did you mean learning_rate?)"),

@@ -2,29 +2,28 @@
 
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from data.batch import Batch
-from data.sampler import Sampler, part
 from data.sources.base import Source
 from data.store import Store, open_source
 from data.views import Views
 from models import METHODS
 from models.method import Method
-from models.parts.encoders import build_encoder
+from models.parts.encoders import build_encoder, freeze_encoder
+from models.parts.weights import load_encoder_weights
 from models.state import ClusterState
 from training.checkpoint import load_checkpoint, restore
+from training.feed import Feed, passes_of
 from training.optim import build_optimizer
 from training.run_dir import RunDirectory
 from training.settings import Settings
 from utils import distributed
 from utils.clock import Clock
 from utils.doctor import environment
-from utils.draws import Draws, derived_seed
+from utils.draws import derived_seed
 from utils.errors import UserError
 from utils.group_batchnorm import convert_batchnorm
 
@@ -39,40 +38,12 @@ class Run:
     views: Views
     method: Method
     optimizer: torch.optim.Optimizer
-    sampler: Sampler
+    feed: Feed
     clock: Clock
     state: ClusterState | None
     device: torch.device
     directory: RunDirectory | None = None
-
-    def rest_of_epoch(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Phase and global batch (global_batch,) of each step that the present epoch still has, equal on all ranks."""
-        phases, labels = self.method.phases, None
-        if self.method.resample and self.state is not None:
-            labels = self.state.labels
-        first, start = divmod(self.clock.step_in_epoch, self.sampler.steps_per_epoch)
-        epoch = self.clock.whole_epochs
-        for number, phase in enumerate(phases[first:], first):
-            for rows in self.sampler.epoch(epoch * len(phases) + number, start, labels, self.method.n_clusters):
-                yield phase, rows
-            start = 0
-
-    def batches(self, rows: torch.Tensor, clock: Clock, phase: str = "train") -> Iterator[Batch]:
-        """This rank's micro-batches of the optimiser step whose global batch is `rows` (global_batch,)."""
-        optim = self.settings.optim
-        for micro in range(optim.accumulation):
-            own, start = part(rows, micro, optim.accumulation, distributed.rank(), distributed.world())
-            draws = Draws(self.settings.run.seed, clock.step, start, start + len(own), len(rows))
-            partners = self.method.partners(own, self.state, clock)  # (B, m) or None
-            added = [] if partners is None else list(partners.unbind(1))
-            yield Batch(
-                views=self.views(self.store.images(own), draws)
-                + [self.views.partner(self.store.images(who), draws, place) for place, who in enumerate(added)],
-                rows=own.to(self.device, non_blocking=True),
-                positions=torch.arange(start, start + len(own), device=self.device),
-                draws=draws,
-                phase=phase,
-            )
+    told: list[str] = field(default_factory=list)  # what the user is to know of how it was built
 
     def facts(self) -> dict[str, Any]:
         """What metrics.jsonl says of the run before its first row."""
@@ -84,12 +55,16 @@ class Run:
         optim, parameters = self.settings.optim, sum(p.numel() for p in self.method.parameters() if p.requires_grad)
         ranks = "1 rank" if distributed.world() == 1 else f"{distributed.world()} ranks"
         begun = f", going on at step {self.clock.step}" if self.clock.step else ""
+        told = list(self.told)
+        if self.source.skipped:
+            told.append(f"{len(self.source.skipped)} files are no rows: skipped.csv")
         return (
             f"{self.settings.method.name} on {self.source.name} ({self.source.protocol}), "
             f"{ranks} on {self.device.type}\n"
             f"encoder {self.settings.encoder.name}, {parameters:,} parameters learnt, {optim.epochs} epochs of "
             f"{self.clock.steps_per_epoch} steps{begun}\n"
             f"learning rate {optim.learning_rate} * {optim.global_batch} / 256 = {optim.peak_learning_rate:.4g}"
+            + "".join(f"\n{line}" for line in told)
         )
 
 
@@ -108,44 +83,61 @@ def start(settings: Settings) -> torch.device:
     return device
 
 
-def build_run(settings: Settings, device: torch.device) -> Run:
-    """A run before its first step. Collective. Raises UserError for settings that the data cannot serve."""
+def build_run(settings: Settings, device: torch.device, *, fresh: bool = True) -> Run:
+    """A run before its first step. Collective. Raises UserError for settings that the data cannot serve.
+
+    fresh: its encoder starts from the weights that the settings name; else a checkpoint is about to bring its own.
+    """
     source = open_source(settings.data)
-    n_clusters = _n_clusters(settings, source)
-    sampler = Sampler(source.n_rows, settings.optim.global_batch, settings.run.seed)
-    dtype = torch.float64 if settings.optim.precision == "fp64" else torch.float32
-    method = build_method(settings, source.image_shape, n_clusters, device, dtype)
-    clock = Clock(0, sampler.steps_per_epoch * len(method.phases), settings.optim.epochs, settings.run.max_steps)
+    n_clusters, optim = _n_clusters(settings, source), settings.optim
+    dtype = torch.float64 if optim.precision == "fp64" else torch.float32
+    views = Views(settings.views, source.image_shape, source.mean, source.std, dtype)
+    method, told = build_method(settings, views.output_shape, n_clusters, device, dtype, fresh=fresh)
+    passes = passes_of(method, source, optim.global_batch, settings.run.seed)
+    store = Store(source, device, settings.data)
+    feed = Feed(store, views, method, passes, settings.run.seed, optim.accumulation)
     return Run(
         settings=settings,
         source=source,
-        store=Store(source, device),
-        views=Views(settings.views, source.image_shape, source.mean, source.std, dtype),
+        store=store,
+        views=views,
         method=method,
-        optimizer=build_optimizer(settings.optim, method.parameter_groups()),
-        sampler=sampler,
-        clock=clock,
+        optimizer=build_optimizer(optim, method.parameter_groups()),
+        feed=feed,
+        clock=Clock(0, feed.steps_per_epoch, optim.epochs, settings.run.max_steps),
         state=None,
         device=device,
+        told=told,
     )
 
 
 def build_method(
-    settings: Settings, image_shape: tuple[int, int, int], n_clusters: int, device: torch.device, dtype: torch.dtype
-) -> Method:
-    """The method with its encoder, initialised by (seed, "init") alone. Collective."""
+    settings: Settings,
+    image_shape: tuple[int, int, int],
+    n_clusters: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    fresh: bool = True,
+) -> tuple[Method, list[str]]:
+    """The method with its encoder, initialised by (seed, "init"), and what is to be told of it. Collective.
+
+    fresh: the encoder then starts from the weights that the settings name.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(settings.run.seed, "init"))
         encoder, feature_dim = build_encoder(settings.encoder, image_shape)
+        told = load_encoder_weights(encoder, settings.encoder, image_shape) if fresh else []
+        freeze_encoder(encoder, settings.encoder)
         build = METHODS[settings.method.name]
         method: Method = build(encoder, feature_dim, settings.method, settings.estep, n_clusters)  # type: ignore[call-arg, arg-type]
     convert_batchnorm(method, settings.method.bn_groups)
-    return method.to(device=device, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method.to(device=device, dtype=dtype, memory_format=torch.channels_last), told  # type: ignore[call-overload]
 
 
 def open_run(settings: Settings, directory: RunDirectory, device: torch.device) -> Run:
     """A run as its newest good checkpoint left it, to be judged. Collective."""
-    run = build_run(settings, device)
+    run = build_run(settings, device, fresh=False)
     resume_run(run, directory)
     return run
 

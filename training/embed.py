@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from data.loader import ahead
 from data.store import Store
 from data.views import Views
 from models.method import Method
@@ -15,6 +16,7 @@ from utils.clock import Clock
 from utils.draws import derived_seed
 
 CHUNK = 256
+CHUNKS_AHEAD = 2  # where pixels come from a disk
 
 
 @torch.no_grad()
@@ -27,18 +29,16 @@ def map_rows(
     """
     method.eval()
     parts = []
-    for chunk in rows.split(CHUNK):
+    some = rows if len(rows) else torch.zeros(1, dtype=torch.int64)  # without rows: the shape of a result without any
+    for images in ahead(some.split(CHUNK), store.images, store.device, 0 if store.resident else CHUNKS_AHEAD):
         with autocast(precision, store.device):
-            result = function(views.clean(store.images(chunk)))
+            result = function(views.clean(images))
         parts.append(result if result.dtype == torch.float64 else result.float())
-    if parts:
-        return torch.cat(parts)
-    with autocast(precision, store.device):  # a rank without rows: the shape of a result without any
-        return function(views.clean(store.images(torch.zeros(1, dtype=torch.int64))))[:0].float()
+    return torch.cat(parts)[: len(rows)]
 
 
 def embed_shard(method: Method, store: Store, views: Views, clock: Clock, *, seed: int, precision: str) -> FeatureShard:
     """This rank's contiguous rows as the E-step sees them."""
     rows = store.shard(distributed.rank(), distributed.world())
     features = map_rows(method.embed, method, store, views, rows, precision)
-    return FeatureShard(rows, features, len(store), derived_seed(seed, "estep", clock.step))
+    return FeatureShard(rows, features, store.n_rows, derived_seed(seed, "estep", clock.step))

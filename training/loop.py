@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from models.state import ClusterState
@@ -37,14 +38,12 @@ def train(run: Run, log: Log) -> Iterator[Epoch]:
         if e_step_is_due(run):
             run.state = e_step(run, narrator)
         method.train()
-        for phase, rows in run.rest_of_epoch():  # (global_batch,) row ids
-            batches = run.batches(rows, run.clock, phase)
-            losses, carry = train_step(parallel, method, optimizer, batches, run.state, run.clock, settings.optim)
-            method.after_step(carry, run.clock)
-            run.clock = run.clock.tick()
-            narrator.step(losses, carry, run.clock)
-            if run.clock.finished:
-                break
+        with closing(run.feed.rest_of_epoch(run.clock, run.state)) as batches:
+            for _ in range(run.clock.steps_left_in_epoch):
+                losses, carry = train_step(parallel, method, optimizer, batches, run.state, run.clock, settings.optim)
+                method.after_step(carry, run.clock)
+                run.clock = run.clock.tick()
+                narrator.step(losses, carry, run.clock)
         if run.clock.finished:
             run.state = e_step(run, narrator)
         due = time.monotonic() - saved >= 60 * settings.run.checkpoint_minutes

@@ -12,6 +12,7 @@ from models.state import ClusterState
 from utils import distributed
 
 COLLAPSED_STD, COLLAPSED_RANK, PATIENCE = 0.1, 2.0, 3
+STARVING = 0.2  # share of an epoch without its E-step
 TINY = 1e-24  # sums of squares below this are rounding
 
 
@@ -108,6 +109,15 @@ class Watch:
         listed = ", ".join(map(str, sizes[:4])) + (", ..." if n_clusters > 4 else "")
         yield from self._once(
             "empty", health["empty"] > 0, f"{health['empty']:.0f} of {n_clusters} clusters are empty (sizes {listed})"
+        )
+
+    def loader(self, waited: float) -> Iterator[str]:
+        """A warning when training waits for its images. waited: share of the time, 0 to 1."""
+        yield from self._once(
+            "loader",
+            waited > STARVING,
+            f"{waited:.0%} of the time goes to waiting for images; data.store=cache, more data.workers, cheaper views "
+            "or a smaller data.image_size help",
         )
 
     def _once(self, name: str, holds: bool, text: str) -> Iterator[str]:

@@ -20,9 +20,10 @@ class Narrator:
     def __init__(self, run: Run, log: Log) -> None:
         self.settings, self.log = run.settings, log
         self.watch = Watch()
-        self.optimizer = run.optimizer
+        self.optimizer, self.feed = run.optimizer, run.feed
         self.started, self.first_step = time.monotonic(), run.clock.step
         self.epoch_started, self.epoch_step = self.started, run.clock.step
+        self.estep_seconds, self.waited = 0.0, 0.0  # of this epoch; of all epochs before
         self.losses: dict[str, Tensor] = {}
         self.clusters = ""
 
@@ -53,6 +54,7 @@ class Narrator:
     ) -> None:
         """After an E-step: sizes, churn, spread of all rows' features. Collective."""
         health = {**cluster_health(state, previous), **feature_health(features), "seconds": seconds}
+        self.estep_seconds += seconds
         for text in self.watch.clusters(state, health):
             self.log.warn(f"epoch {clock.epoch:.1f}: {text}")
         self.log.metrics("estep", clock.step, clock.epoch, health)
@@ -64,11 +66,16 @@ class Narrator:
         values = {name: float(distributed.mean_over_ranks_(value.double())) for name, value in self.losses.items()}
         now = time.monotonic()
         rate = (clock.step - self.epoch_step) * self.settings.optim.global_batch / max(1e-9, now - self.epoch_started)
+        waited = (self.feed.waited - self.waited) / max(1e-9, now - self.epoch_started - self.estep_seconds)
+        for text in self.watch.loader(waited):
+            self.log.warn(f"epoch {clock.epoch:.1f}: {text}")
+        self.log.metrics("epoch", clock.step, clock.epoch, {"images_per_second": rate, "waited_for_data": waited})
         left = (now - self.started) / max(1, clock.step - self.first_step) * (clock.last_step - clock.step)
         parts = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.log.say(
             f"epoch {clock.epoch:>4.4g}/{clock.epochs}  {parts}  lr {self.optimizer.param_groups[0]['lr']:.4g}  "
-            f"{rate:,.0f} images/s  left {duration(left)}{self.clusters}"
+            f"{rate:,.0f} images/s  data {waited:.1%}  left {duration(left)}{self.clusters}"
         )
         self.clusters = ""
         self.epoch_started, self.epoch_step = now, clock.step
+        self.estep_seconds, self.waited = 0.0, self.feed.waited

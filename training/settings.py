@@ -20,10 +20,13 @@ from utils.config import Composed, Section, diff_keys, document, dump, to_values
 from utils.doctor import computes_bf16
 from utils.errors import UserError
 from utils.group_batchnorm import check_groups
+from utils.plugins import load_plugins
 
 # keys that a run may change when it goes on: they do not touch what it computes
-MAY_CHANGE = ("log.", "eval.", "data.root", "data.download") + tuple(
-    f"run.{key}" for key in ("name", "folder", "resume", "max_steps", "checkpoint_minutes", "timeout_seconds")
+MAY_CHANGE = (
+    *("log.", "eval.", "data.root", "data.download", "data.cache", "data.memory_gib", "data.workers"),
+    *("run.name", "run.folder", "run.resume", "run.max_steps", "run.checkpoint_minutes", "run.plugins"),
+    "run.timeout_seconds",
 )
 
 
@@ -38,6 +41,7 @@ class RunConfig(Section):
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps; schedules stay")
     deterministic: bool = Field(False, description="deterministic kernels only")
     checkpoint_minutes: float = Field(5.0, ge=0, description="least time between checkpoints; 0: after every epoch")
+    plugins: tuple[Path, ...] = Field((), description="Python files with methods, encoders or data sets of your own")
     timeout_seconds: float = Field(600, gt=0, description="how long a rank waits for another before the run fails")
 
 
@@ -47,6 +51,9 @@ class EvalConfig(Section):
     every_epochs: int | None = Field(None, ge=1, description="epochs between scores; null: at the end only")
     knn_neighbors: int = Field(20, ge=1, description="neighbours of the weighted kNN")
     knn_temperature: float = Field(0.07, gt=0, description="its weights are exp(cos / this)")
+
+
+TABLES: dict[str, dict[str, Any]] = {"METHODS": METHODS, "ENCODERS": ENCODERS, "SOURCES": SOURCES}
 
 
 @dataclass(frozen=True)
@@ -72,22 +79,33 @@ class Settings:
         return dump({f.name: getattr(self, f.name) for f in fields(self)})
 
 
-SECTIONS: dict[str, type[Section] | dict[str, type[Section]]] = {
-    "run": RunConfig,
-    "data": DataConfig,
-    "views": ViewsConfig,
-    "encoder": EncoderConfig,
-    "method": {name: method.Config for name, method in METHODS.items()},
-    "optim": OptimConfig,
-    "estep": EStepConfig,
-    "eval": EvalConfig,
-    "log": LogConfig,
-}
+def sections() -> dict[str, type[Section] | dict[str, type[Section]]]:
+    """The model of each section; for the method's one a method, since a plugin may bring more."""
+    return {
+        "run": RunConfig,
+        "data": DataConfig,
+        "views": ViewsConfig,
+        "encoder": EncoderConfig,
+        "method": {name: method.Config for name, method in METHODS.items()},
+        "optim": OptimConfig,
+        "estep": EStepConfig,
+        "eval": EvalConfig,
+        "log": LogConfig,
+    }
 
 
 def load_settings(composed: Composed, world: int) -> Settings:
-    """The settings of composed files and overrides, checked for `world` ranks. Raises UserError."""
-    settings = Settings(**validate(composed, SECTIONS))  # type: ignore[arg-type]
+    """The settings of composed files and overrides, checked for `world` ranks. Raises UserError.
+
+    What the files of `run.plugins` name can be chosen from then on.
+    """
+    run = composed.values.get("run")
+    plugins = run.get("plugins", []) if isinstance(run, dict) else []
+    if isinstance(plugins, list):  # else the check below says what it should be
+        found = load_plugins([Path(str(path)) for path in plugins], TABLES)
+        for table, known in TABLES.items():
+            known.update(found[table])
+    settings = Settings(**validate(composed, sections()))  # type: ignore[arg-type]
     if settings.run.debug:
         settings = _debug(settings)
     check(settings, world)
@@ -147,6 +165,8 @@ def caveats(settings: Settings) -> list[str]:
             f"optim.accumulation={optim.accumulation}: the loss sees the clusters of {micro} rows at a time, which is "
             f"not the loss over {optim.global_batch}"
         )
+    if encoder.freeze and not encoder.pretrained and encoder.checkpoint is None:
+        told.append("encoder.freeze without encoder.pretrained or checkpoint: the frozen stages stay random")
     if encoder.drop_rate or encoder.drop_path_rate:
         told.append("encoder.drop_rate and drop_path_rate: results depend on the number of ranks")
     if optim.precision == "bf16" and not computes_bf16():
@@ -158,11 +178,11 @@ def _debug(settings: Settings) -> Settings:
     """The same run with a tiny encoder and two steps."""
     changed = {
         "run": settings.run.model_copy(update={"max_steps": min(2, settings.run.max_steps or 2)}),
-        "encoder": settings.encoder.model_copy(update={"name": "tiny"}),
+        "encoder": EncoderConfig(name="tiny"),
         "log": LogConfig(every_steps=1),
     }
     return Settings(**{f.name: changed.get(f.name, getattr(settings, f.name)) for f in fields(settings)})
 
 
 if __name__ == "__main__":
-    print(document(SECTIONS), end="")  # what docs/config.md holds: make docs
+    print(document(sections()), end="")  # what docs/config.md holds: make docs

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from data.batch import Batch
+from data.batch import UNLABELLED, Batch
 from models.method import Method
 from models.state import ClusterState
 from training.optim import OptimConfig, set_learning_rates
@@ -24,7 +25,7 @@ def train_step(
     parallel: nn.Module,
     method: Method,
     optimizer: Optimizer,
-    micro_batches: Iterator[Batch],
+    batches: Iterator[Batch],
     state: ClusterState | None,
     clock: Clock,
     config: OptimConfig,
@@ -32,16 +33,18 @@ def train_step(
     """Forward and backward of each micro-batch, one update. Collective.
 
     parallel: `method`, in DDP where there are several ranks; its all-reduce runs in the last backward alone.
+    batches: the next `accumulation` micro-batches are taken. state: not shown to the loss of rows that have no place
+    in it.
     Returns the losses (means over micro-batches, on the device, of this rank) and the carry, joined over micro-batches.
     """
     losses: list[dict[str, Tensor]] = []
     carries: list[dict[str, Tensor]] = []
     optimizer.zero_grad(set_to_none=True)
-    for micro, batch in enumerate(micro_batches):
+    for micro, batch in enumerate(islice(batches, config.accumulation)):
         last = micro == config.accumulation - 1
         with nullcontext() if last or parallel is method else parallel.no_sync():  # type: ignore[operator]
             with autocast(config.precision, batch.rows.device):
-                parts = parallel(batch, state, clock)
+                parts = parallel(batch, None if batch.phase == UNLABELLED else state, clock)
             carries.append(parts.pop("carry", {}))
             if last:
                 commit_statistics = start_commit(method)

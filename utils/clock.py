@@ -32,6 +32,11 @@ class Clock:
         return self.step % self.steps_per_epoch
 
     @property
+    def steps_left_in_epoch(self) -> int:
+        """Steps that the current epoch still has, fewer where the run ends inside it."""
+        return min(self.steps_per_epoch - self.step_in_epoch, self.last_step - self.step)
+
+    @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole schedule."""
         return self.steps_per_epoch * self.epochs

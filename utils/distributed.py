@@ -26,6 +26,11 @@ def launched_world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world() -> int:
+    """Ranks on this machine, 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def local_rank() -> int:
     """This process' number on its own machine: it picks the device."""
     return int(os.environ.get("LOCAL_RANK", "0"))

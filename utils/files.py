@@ -1,10 +1,12 @@
-"""Files that are whole or not there: written beside, flushed to the disk, then renamed into place."""
+"""Files that are whole or not there: written beside, flushed to the disk, then renamed into place; and locks."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,22 @@ def read_json(path: Path) -> Any:
         raise UserError(str(path), f"cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(str(path), f"is damaged: {error}") from None
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `path` (made if missing, never removed): one holder at a time, over processes and threads.
+
+    Waits as long as another holds it, after one call of `on_wait`. The kernel lets go when the holder ends, however
+    it ends. Raises OSError where the file cannot be made or the file system knows no locks.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256_of(data: Bytes | Path) -> str:

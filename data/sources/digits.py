@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from data.sources.arrays import parts_of
 from data.sources.base import DataConfig, Source, describe_rows
 
 QUERY_EVERY = 5  # one set without a published split: rows i mod 5 = 0 are the test rows, the rest train
@@ -19,6 +20,7 @@ class Digits(Source):
     def __init__(self, config: DataConfig) -> None:
         from sklearn.datasets import load_digits
 
+        parts_of(self.name, config.split)
         digits = load_digits()
         every = torch.arange(len(digits.images))
         is_test = every % QUERY_EVERY == 0

@@ -33,3 +33,12 @@ def test_small_grey_images_are_enlarged_and_views_differ_from_the_image() -> Non
         sheet.crop((GAP + place * (64 + GAP), GAP, 64 + GAP + place * (64 + GAP), 64 + GAP)) for place in (0, 1)
     )
     assert left.tobytes() != right.tobytes()
+
+
+def test_local_crops_other_sizes_and_edges_have_their_places() -> None:
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    config = ViewsConfig.model_validate({"size": 80, "sobel": True, "local": {"number": 2, "size": 18}})
+    sheet = contact_sheet(images, Views(config, (3, 32, 32), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)), 3, columns=1)
+    assert sheet.size == (5 * (80 + GAP) + 2 * GAP, 3 * (80 + 2 * GAP) + GAP)
+    assert sheet.getpixel((GAP + 3 * (80 + GAP) + 71, GAP + 71)) != (255, 255, 255)  # 18 pixels enlarged to 72
+    assert sheet.getpixel((GAP + 3 * (80 + GAP) + 72, GAP + 72)) == (255, 255, 255)

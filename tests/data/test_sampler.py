@@ -36,7 +36,7 @@ def test_a_resumed_epoch_goes_on_with_the_batches_that_were_left(balanced: bool)
 @pytest.mark.parametrize("world", [1, 2, 4])
 @pytest.mark.parametrize("n_micro", [1, 3])
 def test_the_parts_of_all_ranks_make_up_the_batch_in_order(world: int, n_micro: int) -> None:
-    rows = torch.randperm(24)
+    rows = next(iter(Sampler(101, 24, seed=5, first_row=7, name="unlabelled").epoch(2)))
     parts = [part(rows, micro, n_micro, rank, world) for micro in range(n_micro) for rank in range(world)]
     assert torch.equal(torch.cat([own for own, _ in parts]), rows)
     assert [start for _, start in parts] == list(range(0, 24, 24 // (n_micro * world)))
@@ -48,9 +48,37 @@ def test_parts_that_do_not_come_out_even_are_a_bug() -> None:
 
 
 def test_fewer_rows_than_a_batch_is_the_users_error_with_both_numbers() -> None:
-    with pytest.raises(UserError, match="optim.global_batch: 64 is more than the 37 rows"):
+    with pytest.raises(UserError, match="optim.global_batch: 64 is more than the 37 rows of the data set; set it"):
         Sampler(37, 64, seed=0)
     assert Sampler(37, 37, seed=0).steps_per_epoch == 1
+
+
+def test_the_order_of_a_seed_stays_what_it_was() -> None:
+    sampler, labels = Sampler(11, 3, seed=5), torch.arange(11) % 3
+    assert torch.stack(list(sampler.epoch(2))).tolist() == [[10, 8, 9], [1, 3, 5], [7, 0, 6]]
+    drawn = torch.stack(list(sampler.epoch(2, labels=labels, n_clusters=3)))
+    assert drawn.tolist() == [[8, 1, 10], [6, 1, 2], [10, 2, 5]]
+
+
+def test_rows_that_only_train_have_an_order_of_their_own_behind_the_others() -> None:
+    own, extra = Sampler(101, 13, seed=5), Sampler(101, 13, seed=5, first_row=101, name="unlabelled")
+    rows = torch.cat(list(extra.epoch(2)))
+    assert len(rows.unique()) == 91
+    assert (int(rows.min()) >= 101, int(rows.max()) <= 201) == (True, True)
+    assert not torch.equal(rows - 101, torch.cat(list(own.epoch(2))))
+    assert torch.equal(torch.cat(list(extra.epoch(2, start=5))), rows[5 * 13 :])
+
+
+def test_fewer_rows_that_only_train_than_a_batch_are_told_apart_from_those_of_the_data_set() -> None:
+    with pytest.raises(UserError, match="64 is more than the 37 rows of the data set after row 100; set it to 37"):
+        Sampler(37, 64, seed=0, first_row=101, name="unlabelled")
+    with pytest.raises(UserError, match="64 is more than the 0 rows .* choose a data.split that has such rows"):
+        Sampler(0, 64, seed=0, first_row=101, name="unlabelled")
+
+
+def test_labels_of_other_rows_are_a_bug() -> None:
+    with pytest.raises(AssertionError, match="103 labels for 101 rows"):
+        next(Sampler(101, 13, seed=5).epoch(0, labels=torch.zeros(103, dtype=torch.int64), n_clusters=1))
 
 
 def test_balanced_weights_are_the_published_ones_with_an_empty_cluster() -> None:

@@ -8,12 +8,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from data.views import AffineConfig, IntensityConfig, ViewConfig, Views, ViewsConfig
+from data.view_config import AffineConfig, IntensityConfig, LocalConfig, ViewConfig
+from data.views import Views, ViewsConfig
 from utils.draws import Draws
 
 EVERYTHING: dict[str, Any] = {
     "affine": {}, "intensity": {}, "blur": 0.5, "solarize": 0.5, "grayscale": 0.5,
-    "second": {"blur": 1.0, "crop_scale": None},
+    "second": {"blur": 1.0, "crop_scale": None, "strong": 4, "cutout": 7, "pad": 0.2},
+    "local": {"number": 1, "size": 11, "affine": None, "intensity": None},
 }  # fmt: skip
 OFF: dict[str, Any] = {"crop_scale": None, "flip": 0.0, "jitter": None, "grayscale": 0.0}
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -138,20 +140,14 @@ def test_more_views_than_two_follow_the_second() -> None:
         ({"hue": "hsl"}, "hue"),
         ({"second": {"flop": 0.5}}, "second"),
         ({"second": {"second": {}}}, "second"),
+        ({"test_crop": 1.5}, "test_crop"),
+        ({"local": {"number": 0}}, "local"),
     ],
 )
 def test_a_wrong_value_is_refused_at_its_key(values: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationError) as failure:
         config(**values)
     assert failure.value.errors()[0]["loc"][0] == place
-
-
-@pytest.mark.parametrize("name", ["views_propos32", "views_digits", "views_own_images"])
-def test_the_shipped_recipes_are_valid(name: str, request: pytest.FixtureRequest) -> None:
-    import yaml
-
-    text = (request.config.rootpath / "config" / "base" / f"{name}.yml").read_text()
-    assert config(**yaml.safe_load(text)["views"]).n_views == 2
 
 
 def test_the_defaults_are_the_recipe_of_small_images(request: pytest.FixtureRequest) -> None:
@@ -180,4 +176,5 @@ def test_hsv_and_yiq_agree_where_hue_is_off_and_nothing_is_clamped() -> None:
 
 
 def test_no_key_of_a_view_is_left_undocumented() -> None:
-    assert all(field.description for field in {**ViewConfig.model_fields, **ViewsConfig.model_fields}.values())
+    models = (ViewConfig, ViewsConfig, LocalConfig)
+    assert all(field.description for model in models for field in model.model_fields.values())

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from data.store import Store
+from data.sources.base import Source
+from data.store import DataConfig, Store
 from data.views import Views, ViewsConfig
 from models.parts.centers import EStepConfig, memberships
 from models.state import ClusterState
@@ -25,15 +26,16 @@ def made_images(n_rows: int = N_ROWS, shape: tuple[int, int, int] = SHAPE, kinds
     return (128 + pattern + 20 * torch.sin(0.37 * (row + 1) * (pixel + 1))).to(torch.uint8).view(n_rows, *shape)
 
 
-class FakeSource:
+class FakeSource(Source):
     """Made images; truth is the pattern."""
 
     name, protocol = "made", "train+test, 101 rows"
-    mean, std = (0.5,), (0.25,)
+    mean, std, n_classes = (0.5,), (0.25,), None
 
     def __init__(self, images: Tensor, truth: Tensor | None, split: tuple[Tensor, Tensor] | None) -> None:
         self.images, self.truth, self.split = images, truth, split
-        self.n_rows, self.image_shape = len(images), tuple(images.shape[1:])
+        self.n_rows, self.image_shape = len(images), tuple(images.shape[1:])  # type: ignore[assignment]
+        self.skipped = []
 
     def read(self, rows: Tensor | None = None) -> Tensor:
         return self.images if rows is None else self.images[rows]
@@ -41,7 +43,7 @@ class FakeSource:
     def path(self, row: int) -> str:
         return f"folder, with comma/{row}.png"
 
-    def read_truth(self, rows: Tensor | None) -> Tensor | None:
+    def read_truth(self, rows: Tensor | None = None) -> Tensor | None:
         return self.truth if rows is None or self.truth is None else self.truth[rows]
 
     def knn_split(self) -> tuple[Tensor, Tensor] | None:
@@ -106,7 +108,7 @@ def fake_run(
     return FakeRun(
         settings=settings,
         source=source,
-        store=Store(source, torch.device("cpu")),
+        store=Store(source, torch.device("cpu"), DataConfig()),
         views=Views(ViewsConfig(), source.image_shape, source.mean, source.std, torch.float64),
         method=FakeMethod(images[0].numel(), n_clusters),
         clock=Clock(step=12, steps_per_epoch=4, epochs=3),

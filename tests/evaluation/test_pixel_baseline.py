@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.views import Views, ViewsConfig
 from evaluation import pixel_baseline
 from evaluation.pixel_baseline import cluster_pixels, pixel_rows, principal_components
 from evaluation.scores import external_scores
@@ -26,7 +27,7 @@ def test_patterns_in_pixels_are_found() -> None:
 
 def test_large_images_are_averaged_down_and_the_name_says_so() -> None:
     run = fake_run(images=made_images(13, (3, 64, 96)))
-    run.views.mean, run.views.std = (0.0,) * 3, (1.0,) * 3
+    run.views = Views(ViewsConfig(normalize=False), run.source.image_shape, (0.5,) * 3, (0.25,) * 3)
     found = pixel_rows(run, torch.arange(13))
     blocks = run.source.images.float().unflatten(3, (32, 3)).unflatten(2, (32, 2)).mean((3, 5)) / 255
     torch.testing.assert_close(found, blocks.flatten(1))

@@ -1,7 +1,6 @@
 """Every entry of METHODS keeps the contract."""
 
 import copy
-import dataclasses
 
 import pytest
 import torch
@@ -16,9 +15,8 @@ from training.step import train_step
 
 
 def one_step(run: Run, state: ClusterState | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    rows = next(iter(run.sampler.epoch(0)))
     run.method.train()
-    batches = run.batches(rows, run.clock)
+    batches = run.feed.rest_of_epoch(run.clock, state)
     return train_step(run.method, run.method, run.optimizer, batches, state, run.clock, run.settings.optim)
 
 
@@ -44,7 +42,7 @@ def test_loss_is_finite_and_reaches_every_learnable_parameter_and_no_other(name:
 def test_loss_has_no_side_effects_on_weights_and_after_step_moves_the_target(name: str) -> None:
     run = tiny_run(name)
     before = copy.deepcopy(dict(run.method.named_parameters()))
-    batch = next(run.batches(next(iter(run.sampler.epoch(0))), run.clock))
+    batch = next(run.feed.rest_of_epoch(run.clock, None))
     run.method.train()
     run.method.loss(batch, None, run.clock)
     assert all(torch.equal(before[n], p) for n, p in run.method.named_parameters())
@@ -78,32 +76,6 @@ def test_most_probable_cluster_is_the_label_of_the_e_step(name: str, estep: dict
     assert chosen.shape == (1797, 10)
     torch.testing.assert_close(chosen.float().sum(1), torch.ones(1797), atol=1e-5, rtol=0)
     assert torch.equal(chosen.argmax(1), state.labels)
-
-
-def test_partners_join_the_batch_with_one_view_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tiny_run("byol")
-    rows = next(iter(run.sampler.epoch(0)))
-    alone = next(run.batches(rows, run.clock))
-    monkeypatch.setattr(run.method, "partners", lambda own, state, clock: torch.stack([own, (own + 1) % 1797], 1))
-    joined = next(run.batches(rows, run.clock))
-    assert len(joined.views) == 4
-    assert all(torch.equal(a, b) for a, b in zip(alone.views, joined.views[:2], strict=True))
-    monkeypatch.setattr(run.method, "partners", lambda own, state, clock: ((own + 1) % 1797)[:, None])
-    other = next(run.batches(rows, run.clock)).views[2]
-    assert torch.equal(other, run.views.partner(run.store.images((rows + 1) % 1797), alone.draws, 0))
-    assert not torch.equal(other, joined.views[2])
-
-
-def test_phases_are_passes_over_all_rows_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METHODS["byol"], "phases", ("first", "second"))
-    run = tiny_run("byol")
-    assert run.clock.steps_per_epoch == 2 * run.sampler.steps_per_epoch == 56
-    whole = [(phase, rows.tolist()) for phase, rows in run.rest_of_epoch()]
-    assert [phase for phase, _ in whole] == ["first"] * 28 + ["second"] * 28
-    assert whole[0][1] != whole[28][1]
-    run.clock = dataclasses.replace(run.clock, step=31)
-    assert [(phase, rows.tolist()) for phase, rows in run.rest_of_epoch()] == whole[31:]
-    assert next(run.batches(torch.tensor(whole[31][1]), run.clock, "second")).phase == "second"
 
 
 def test_joint_forward_interleaves_views_and_takes_them_apart_again() -> None:

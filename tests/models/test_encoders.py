@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.parts.encoders import EncoderConfig, build_encoder
+from models.parts.encoders import ENCODERS, EncoderConfig, build_encoder
 from models.parts.heads import MLP, small_normal_
+from utils.config import compose, validate
 from utils.errors import UserError
 
 
@@ -14,6 +15,7 @@ from utils.errors import UserError
     [
         ("digits", "cifar", (1, 8, 8), 60_400, 64),
         ("small", "cifar", (3, 32, 32), 240_704, 128),
+        ("small96", "cifar", (3, 96, 96), 979_904, 256),
         ("resnet18", "cifar", (3, 32, 32), 11_168_832, 512),
         ("resnet34", "cifar", (3, 32, 32), 21_276_992, 512),
         ("resnet50", "cifar", (3, 32, 32), 23_500_352, 2048),
@@ -23,14 +25,17 @@ from utils.errors import UserError
         ("resnet50", "imagenet", (3, 64, 64), 23_508_032, 2048),
         ("timm:test_resnet", "cifar", (1, 32, 32), None, None),
         ("timm:test_vit", "cifar", (3, 32, 32), None, None),
+        ("timm:test_vit", "cifar", (1, 48, 48), None, 64),
+        ("timm:test_mambaout", "cifar", (3, 32, 32), None, 256),  # its num_features is 64
     ],
 )
 def test_encoder_has_the_published_size_and_gives_its_features(
     name: str, stem: str, shape: tuple[int, int, int], parameters: int | None, width: int | None
 ) -> None:
     net, feature_dim = build_encoder(EncoderConfig(name=name, stem=stem), shape)
-    if parameters is not None:
-        assert (sum(p.numel() for p in net.parameters()), feature_dim) == (parameters, width)
+    assert net.training
+    assert parameters is None or sum(p.numel() for p in net.parameters()) == parameters
+    assert width is None or feature_dim == width
     with torch.no_grad():
         assert net.eval()(torch.zeros(2, *shape)).shape == (2, feature_dim)
 
@@ -52,11 +57,50 @@ def test_stems_give_the_published_last_map(stem: str, size: int, side: int) -> N
     [
         ("resnet19", r"encoder.name: 'resnet19' is unknown \(did you mean resnet18\?\)"),
         ("timm:resnet19", r"encoder.name: 'resnet19' is unknown to timm \(did you mean resnet1"),
+        ("timm:resnet18.a9_in1k", r"encoder.name: timm has no weights 'a9_in1k' of resnet18"),
     ],
 )
 def test_unknown_encoder_is_named_with_the_nearest_known(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_encoder(EncoderConfig(name=name), (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        ("timm:test_vit", (3, 40, 40), "cannot take images of 3 x 40 x 40: Input height (40) should be divisible"),
+        ("timm:test_convnext", (1, 8, 8), "cannot take images of 1 x 8 x 8: Calculated padded input size per channel"),
+        ("small", (3, 4, 4), "cannot take images of 3 x 4 x 4: Given input size: (128x1x1)"),
+    ],
+)
+def test_images_that_a_network_cannot_take_are_told_in_one_line(
+    name: str, shape: tuple[int, int, int], reason: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        build_encoder(EncoderConfig(name=name), shape)
+    assert f"encoder.name: {name} {reason}" in str(error.value)
+    assert str(error.value).endswith("; choose another network or image size")
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_gives_maps_instead_of_features_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENCODERS, "maps", lambda config, image_shape: nn.Conv2d(image_shape[0], 5, 3))
+    with pytest.raises(UserError, match=r"encoder.name: maps gives \(1, 5, 6, 6\) for one image, not \(1, features\)"):
+        build_encoder(EncoderConfig(name="maps"), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("encoder.freeze=some", "encoder.freeze: 'some' is "),
+        ("encoder.freeze=true", "encoder.freeze: true is not an integer or all"),
+        ("encoder.pretrained=true", "encoder: pretrained and checkpoint are two starts: choose one"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told(word: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        validate(compose([], ["encoder.checkpoint=a.pt", word]), {"encoder": EncoderConfig})
+    assert message in str(error.value)
 
 
 def test_published_heads_have_the_published_sizes() -> None:

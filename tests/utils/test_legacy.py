@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.flat_configs import BYOL, CIFAR10_R18, CIFAR20_R34, IMAGENET_R50, fates_of
-from training.settings import SECTIONS
+from training.settings import sections
 from utils.config import compose, validate
 from utils.errors import UserError
 from utils.legacy import EARLIER_DEFAULTS, KNOWN, is_flat
@@ -86,7 +86,7 @@ def test_a_fate_is_one_readable_line() -> None:
 @pytest.mark.parametrize("flat", [{"model_name": "propos"}, CIFAR20_R34, IMAGENET_R50, BYOL])
 def test_what_a_flat_config_sets_are_keys_of_our_sections(tmp_path: Path, flat: dict[str, Any]) -> None:
     composed = compose([write(tmp_path, "\n".join(f"{key}: {value}" for key, value in flat.items()))])
-    checked = validate(composed, SECTIONS)
+    checked = validate(composed, sections())
     assert {name: checked[name].model_fields_set for name in composed.values} == {
         name: set(keys) for name, keys in composed.values.items()
     }
@@ -95,7 +95,7 @@ def test_what_a_flat_config_sets_are_keys_of_our_sections(tmp_path: Path, flat: 
 def test_a_translated_value_keeps_the_line_of_its_flat_key(tmp_path: Path) -> None:
     composed = compose([write(tmp_path, "model_name: propos\nweight_decay: small\n")], ["optim.epochs=3"])
     with pytest.raises(UserError, match=r"flat\.yml:2: optim\.weight_decay: 'small' is not a number"):
-        validate(composed, SECTIONS)
+        validate(composed, sections())
     assert composed.values["optim"]["epochs"] == 3
 
 

@@ -1,0 +1,73 @@
+"""What a run is built of: weights to start from, frozen stages, a user's own parts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.parts.encoders import ENCODERS
+from tests.runs import tiny_run, tiny_settings
+from training.build import build_run
+from utils.errors import UserError
+
+PLUGIN = """
+from torch import nn
+
+def flat(config, image_shape):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+
+ENCODERS = {"flat": flat}
+"""
+
+
+@pytest.fixture
+def forgotten() -> Iterator[None]:
+    """What a plugin brings is taken away after the test."""
+    yield
+    ENCODERS.pop("flat", None)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(7)
+    encoder = ENCODERS["tiny"](tiny_settings("byol").encoder, (1, 8, 8))
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in encoder.state_dict().items()}}, tmp_path / "w.pt"
+    )
+    return tmp_path / "w.pt"
+
+
+def test_a_run_starts_from_given_weights_in_both_its_networks_and_says_so(weights: Path) -> None:
+    given = torch.load(weights, weights_only=True)["state_dict"]["module.0.weight"]
+    run, plain = tiny_run("byol", encoder__checkpoint=weights), tiny_run("byol")
+    for network in (run.method.online, run.method.target):
+        assert torch.equal(network[0][0].weight, given)
+    assert f"tensors loaded from {weights}" in run.introduction()
+    assert torch.equal(run.method.online[1][0].weight, plain.method.online[1][0].weight)  # heads start as ever
+
+
+def test_a_run_that_goes_on_does_not_ask_for_its_starting_weights(weights: Path) -> None:
+    settings = tiny_settings("byol", encoder__checkpoint=weights)
+    weights.unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        build_run(settings, torch.device("cpu"))
+    assert build_run(settings, torch.device("cpu"), fresh=False).told == []
+
+
+def test_frozen_stages_are_not_given_to_the_optimizer() -> None:
+    run = tiny_run("byol", encoder__freeze="all")
+    learnt = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert learnt and not learnt & {id(p) for p in run.method.online[0].parameters()}
+
+
+def test_a_plugin_of_the_config_brings_an_encoder(tmp_path: Path, forgotten: None) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    run = tiny_run("byol", run__plugins=f"['{tmp_path / 'mine.py'}']", encoder__name="flat")
+    assert run.method.encode(run.views.clean(run.store.images(torch.arange(3)))).shape == (3, 5)
+
+
+@pytest.mark.parametrize("value", ["3", "[nowhere.py]"])
+def test_plugins_that_are_not_there_are_named(value: str) -> None:
+    with pytest.raises(UserError, match=r"run\.plugins"):
+        tiny_settings("byol", run__plugins=value)
