@@ -66,6 +66,12 @@ def test_saved_and_loaded_gives_the_same_features(name: str) -> None:
     assert ours.shape == (5, 16)
 
 
+def test_a_rank_without_rows_gets_features_of_none() -> None:
+    run = tiny_run("byol")
+    none = torch.zeros(0, dtype=torch.int64)
+    assert map_rows(run.method.embed, run.method, run.store, run.views, none, "fp32").shape == (0, 7)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("estep", [{}, {"estep__metric": "euclidean"}, {"estep__algorithm": "gmm"}], ids=str)
 def test_most_probable_cluster_is_the_label_of_the_e_step(name: str, estep: dict[str, str]) -> None:

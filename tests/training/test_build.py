@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import training.build
 from models.parts.encoders import ENCODERS
 from tests.runs import tiny_run, tiny_settings
-from training.build import build_run
+from training.build import Run, build_run, open_run
+from training.run_dir import RunDirectory
 from utils.errors import UserError
 
 PLUGIN = """
@@ -47,12 +49,17 @@ def test_a_run_starts_from_given_weights_in_both_its_networks_and_says_so(weight
     assert torch.equal(run.method.online[1][0].weight, plain.method.online[1][0].weight)  # heads start as ever
 
 
-def test_a_run_that_goes_on_does_not_ask_for_its_starting_weights(weights: Path) -> None:
+def test_a_run_that_goes_on_does_not_ask_for_its_starting_weights(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     settings = tiny_settings("byol", encoder__checkpoint=weights)
     weights.unlink()
     with pytest.raises(UserError, match="does not exist"):
         build_run(settings, torch.device("cpu"))
-    assert build_run(settings, torch.device("cpu"), fresh=False).told == []
+    resumed: list[Run] = []
+    monkeypatch.setattr(training.build, "resume_run", lambda run, directory: resumed.append(run))
+    assert open_run(settings, RunDirectory(tmp_path), torch.device("cpu")).told == []
+    assert len(resumed) == 1
 
 
 def test_frozen_stages_are_not_given_to_the_optimizer() -> None:

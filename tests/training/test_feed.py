@@ -1,7 +1,13 @@
 """Micro-batches: their passes, rows and views, made at once or ahead, from squares or from originals."""
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +22,7 @@ from models.state import ClusterState
 from tests.ranks import run_ranks
 from tests.runs import tiny_run
 from training.build import Run
+from training.embed import embed_shard
 from training.log import Log
 from training.loop import train
 from training.step import train_step
@@ -67,6 +74,15 @@ def test_phases_are_passes_over_all_rows_within_an_epoch(monkeypatch: pytest.Mon
     assert whole[0][1] != whole[28][1]
     run.clock = dataclasses.replace(run.clock, step=31)
     assert rows_of(run) == whole[31:]
+    run.clock = dataclasses.replace(run.clock, step=56)
+    assert rows_of(run)[0][1] not in (whole[0][1], whole[28][1])
+
+
+def test_each_step_has_its_own_draws_and_its_micro_batches_share_them() -> None:
+    run = tiny_run("byol", optim__accumulation=2)
+    run.clock = dataclasses.replace(run.clock, step=30)
+    batches = run.feed.rest_of_epoch(run.clock, None)
+    assert [next(batches).draws.step for _ in range(6)] == [30, 30, 31, 31, 32, 32]
 
 
 def test_rows_without_a_place_in_the_clusters_train_first_and_see_no_state(half_unlabelled: None) -> None:
@@ -76,6 +92,7 @@ def test_rows_without_a_place_in_the_clusters_train_first_and_see_no_state(half_
     assert len(whole) == run.clock.steps_per_epoch == 27
     assert all(min(rows) >= 997 for phase, rows in whole if phase == UNLABELLED)
     assert all(max(rows) < 997 for phase, rows in whole if phase == "train")
+    assert embed_shard(run.method, run.store, run.views, run.clock, seed=0, precision="fp32").n_rows == 997
     state = ClusterState(labels=torch.zeros(997, dtype=torch.int64), centers=torch.ones(10, 7))
     batches = run.feed.rest_of_epoch(run.clock, state)
     run.method.train()
@@ -98,6 +115,9 @@ def test_batches_made_ahead_are_those_made_at_once(accumulation: int) -> None:
     settings = ahead.settings.data.model_copy(update={"memory_gib": 0.0})
     ahead.feed.store = ahead.store = Store(ahead.source, ahead.device, settings)
     assert at_once.store.resident and not ahead.store.resident
+    threads = {"at once": set(), "ahead": set()}  # type: dict[str, set[str]]
+    for name, store in (("at once", at_once.store), ("ahead", ahead.store)):
+        store.images = partial(_noted, store.images, threads[name])  # type: ignore[method-assign]
     pairs = zip(*(run.feed.rest_of_epoch(run.clock, None) for run in (at_once, ahead)), strict=True)
     n_batches = 0
     for ours, theirs in pairs:
@@ -106,6 +126,25 @@ def test_batches_made_ahead_are_those_made_at_once(accumulation: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(ours.views, theirs.views, strict=True))
     assert n_batches == 28 * accumulation
     assert ahead.feed.waited > 0
+    assert threads == {"at once": {"MainThread"}, "ahead": {"ahead_0"}}
+
+
+def _noted(images: Callable[[Tensor], Tensor], threads: set[str], rows: Tensor) -> Tensor:
+    threads.add(threading.current_thread().name)
+    return images(rows)
+
+
+def test_each_epoch_tells_its_own_share_of_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run("byol", optim__epochs=3)
+    seconds = itertools.count()  # a clock of the test's own: a second passes with each look at it
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    with Log(run.settings.log, tmp_path, {}) as log:
+        assert len(list(train(run, log))) == 3
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    shares = [row["waited_for_data"] for row in rows if row.get("phase") == "epoch"]
+    assert len(shares) == 3
+    assert all(0 < share < 1 for share in shares)
+    assert shares[1] == pytest.approx(shares[0], rel=0.2)
 
 
 class Originals(Digits):
@@ -117,6 +156,7 @@ class Originals(Digits):
         return torch.full((len(rows), 2), 8)
 
     def crops(self, rows: Tensor, cuts: list[Cut]) -> list[Tensor]:
+        self.n_cuts = getattr(self, "n_cuts", 0) + len(cuts)
         images = self.read(rows)
         whole = torch.tensor([0, 0, 8, 8])
         assert all(torch.equal(box, whole) for cut in cuts for box in cut.boxes)  # the recipe has no crop
@@ -130,6 +170,7 @@ def test_streamed_originals_give_the_views_of_stored_squares(monkeypatch: pytest
     assert streamed.store.streams and not streamed.store.resident
     for ours, theirs in zip(*(first_three(run) for run in (stored, streamed)), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours.views, theirs.views, strict=True))
+    assert isinstance(streamed.source, Originals) and streamed.source.n_cuts >= 3 * 2
 
 
 def first_three(run: Run) -> Iterator[Batch]:

@@ -61,3 +61,11 @@ def test_collapse_is_told_after_three_logs_in_a_row() -> None:
     told = [list(watch.features(h)) for h in (bad, bad, {"feature_std": 1.0, "rankme": 9.0}, bad, bad, bad, bad)]
     assert [len(lines) for lines in told] == [0, 0, 0, 0, 0, 1, 0]
     assert "the features collapse: spread 0.010" in told[5][0]
+
+
+def test_a_starving_loader_is_told_once_until_it_is_fed() -> None:
+    told = [list(Watch().loader(waited)) for waited in (0.19, 0.21)]
+    assert [len(lines) for lines in told] == [0, 1]
+    assert told[1][0].startswith("21% of the time goes to waiting for images; data.store=cache, ")
+    watch = Watch()
+    assert [len(list(watch.loader(waited))) for waited in (0.5, 0.9, 0.1, 0.5)] == [1, 0, 0, 1]
