@@ -4,7 +4,8 @@ In the order of application: crop and flip (or flip and a window of the padded i
 intensity, jitter, grey, blur, solarise; then normalised; then cutout and edges.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from utils.draws import Draws
 
 __all__ = ["Views", "ViewsConfig"]
 
-PART = 2**18  # numbers in a part of a batch on a CPU: a megabyte in float32
+PART = 2**19  # numbers in a part of a batch on a CPU: two megabytes in float32
 
 
 class Views:
@@ -57,14 +58,15 @@ class Views:
 
         What happens to an image is a function of its global position in `draws`. To be called outside autocast.
         """
-        return [self._view(images, number, draws) for number in range(self.n_all)]
+        groups = groupby(range(self.n_all), lambda number: id(self._recipe(number)))
+        return [view for _, numbers in groups for view in self._alike(images, list(numbers), draws)]
 
     def partner(self, images: Tensor, draws: Draws, place: int) -> Tensor:
         """(B, C, side, side) one view of other images that join the batch, with its own draws.
 
         Its operations are those of the last view that is no local crop. place: 0 for the first set, 1 for the second.
         """
-        return self._view(images, self.n_all + place, draws)
+        return self._alike(images, [self.n_all + place], draws)[0]
 
     def clean(self, images: Tensor) -> Tensor:
         """(B, C, side, side) the images themselves, normalised, channels_last: what evaluation and the E-step see."""
@@ -131,22 +133,24 @@ class Views:
             return f"views/{number}"
         return f"views/local/{number - n_views}" if number < self.n_all else f"views/{number - n_local}"
 
-    def _view(self, images: Tensor, number: int, draws: Draws) -> Tensor:
-        recipe, size = self._recipe(number), self._size(number)
-        numbers = plan_numbers(recipe, draws, self._purpose(number))
-        plan = self.change.plan(recipe, numbers, size)
-        plan["flipped"] = numbers["flip"][:, 0] < recipe.flip
+    def _alike(self, images: Tensor, numbers: Sequence[int], draws: Draws) -> list[Tensor]:
+        """The views `numbers`, which share a recipe, each (B, C, *size), at once: small steps cost by the call."""
+        recipe, size = self._recipe(numbers[0]), self._size(numbers[0])
+        drawn = [plan_numbers(recipe, draws, self._purpose(number)) for number in numbers]
+        uniform = {name: torch.cat([own[name] for own in drawn]) for name in drawn[0]}  # (views B, ...)
+        plan = self.change.plan(recipe, uniform, size)
+        plan["flipped"] = uniform["flip"][:, 0] < recipe.flip
         if recipe.crop_scale is not None:
             height, width = images.shape[2:]
-            plan["boxes"] = view_params.crop_boxes(
-                numbers, height, width, scale=recipe.crop_scale, ratio=recipe.crop_ratio
-            )
+            scale, ratio = recipe.crop_scale, recipe.crop_ratio
+            plan["boxes"] = view_params.crop_boxes(uniform, height, width, scale=scale, ratio=ratio)
+        repeated = images if len(numbers) == 1 else images.repeat(len(numbers), 1, 1, 1)
 
         def make(part: slice) -> Tensor:
             own = _rows(plan, part)
-            return self.change(self._cut(images[part], recipe, own, size), recipe, own)
+            return self.change(self._cut(repeated[part], recipe, own, size), recipe, own)
 
-        return self._in_parts(images, size, make)
+        return list(self._in_parts(repeated, size, make).chunk(len(numbers)))
 
     def _cut(self, images: Tensor, recipe: ViewConfig, plan: Plan, size: tuple[int, int]) -> Tensor:
         """(B, C, *size) from 0 to 255: crop and flip."""
