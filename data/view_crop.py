@@ -49,9 +49,11 @@ def as_levels(images: Tensor, dtype: torch.dtype) -> Tensor:
 def resize_bytes(images: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, *size) uint8: `crop_resize` of one image after the other."""
     resized = torch.empty(*images.shape[:2], *size, dtype=torch.uint8)
-    for row, (top, left, height, width) in enumerate(boxes.long().tolist()):
-        crop = images[row : row + 1, :, top : top + height, left : left + width].contiguous()
-        crop = crop.flip(3) if flipped[row] else crop
+    for row, ((top, left, height, width), mirrored) in enumerate(
+        zip(boxes.long().tolist(), flipped.tolist(), strict=True)
+    ):
+        crop = images[row : row + 1, :, top : top + height, left : left + width]
+        crop = crop.flip(3) if mirrored else crop
         resized[row] = F.interpolate(crop, size, mode="bilinear", antialias=True)[0]
     return resized
 
