@@ -13,7 +13,7 @@ __all__ = ["DataConfig", "Store", "open_source"]
 
 
 def open_source(config: DataConfig) -> Source:
-    """The images that `data` names. Collective: on several ranks one of a machine downloads, the others wait.
+    """The images that `data` names. One process of a machine downloads or decodes, the others wait at its lock.
 
     Raises:
         UserError: an unknown name, or images that are not there and cannot be had.
