@@ -12,6 +12,7 @@ from models.parts.centers import EStepConfig, cluster, memberships
 from models.state import ClusterState, FeatureShard
 from utils.clock import Clock
 from utils.config import Section
+from utils.draws import Draws
 
 Losses = dict[str, Any]  # "loss" and parts: scalar tensors; "carry": dict of tensors
 
@@ -68,6 +69,18 @@ class Method(nn.Module, ABC):
         """Learnable parameters by part; the part "predictor" has its own learning rate."""
 
     @property
+    def heads(self) -> tuple[int, ...]:
+        """The number of clusters of each cluster head; () for a method without one."""
+        return ()
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(B, sum of `heads`) cluster probabilities of all heads side by side, in eval mode."""
+        raise NotImplementedError(f"{type(self).__name__} has no cluster head")
+
+    def check(self, n_rows: int) -> None:
+        """Raise UserError when a data set of `n_rows` rows is too small for this method."""
+
+    @property
     def first_e_step_epoch(self) -> int | None:
         """The epoch (from 0) before which the first E-step stands; None where neither config nor loss asks for one."""
         if self.own_e_step_every is None:
@@ -85,8 +98,12 @@ class Method(nn.Module, ABC):
     def after_step(self, carry: dict[str, Tensor], clock: Clock) -> None:
         """EMA, queues, banks: once per optimiser step, no gradient; `clock` is that of the step. Collective."""
 
-    def partners(self, rows: Tensor, state: ClusterState | None, clock: Clock) -> Tensor | None:
-        """(B, m) rows whose images are added after the own views, one view each; None: no such rows."""
+    def partners(self, rows: Tensor, draws: Draws, state: ClusterState | None, clock: Clock) -> Tensor | None:
+        """(n, m) rows whose images are added after the own views, one view each; None: no such rows.
+
+        rows: (n,) int64 on the CPU, the micro-batch of all ranks; each rank gets its part of the answer, which must be
+        equal on all of them. Called ahead of the step, in a thread: nothing collective.
+        """
         return None
 
     def e_step(self, shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:

@@ -105,10 +105,7 @@ class ProPos(Method):
         momentum = schedules.ema_momentum(self.config.ema_momentum, self.config.ema_momentum_final, clock)
         ema_update(self.target, self.online, momentum)
         if self.queue is not None:
-            order = distributed.gather_rows(carry["positions"]).argsort()  # rank-major to global order
-            keys = F.normalize(distributed.gather_rows(carry["keys"])[order], dim=-1)  # (global batch, 2, D)
-            rows = distributed.gather_rows(carry["rows"])[order]
-            self.queue.write(keys.transpose(0, 1).flatten(0, 1), rows.repeat(2))
+            self.queue.write_views(carry["keys"], carry["rows"], carry["positions"])
 
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.target(images), dim=1)

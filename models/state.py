@@ -1,6 +1,7 @@
 """What the E-step gives to the M-step."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +25,8 @@ class ClusterState:
     """The result of an E-step, equal on every rank and wholly in the checkpoint. Every field may be None.
 
     labels (N,) int64 on the device, -1 where a row has none; centers (K, D); responsibilities (N, K);
-    density (K,); neighbors (N, k) int32, -1 = none; node_weights (N,); anchors (N,) bool; extra: further tensors.
+    density (K,); neighbors (N, k) int32, -1 = none; node_weights (N,); anchors (N,) bool; extra: further tensors;
+    levels: the same rows in other numbers of clusters.
     """
 
     labels: Tensor | None = None
@@ -35,7 +37,14 @@ class ClusterState:
     node_weights: Tensor | None = None
     anchors: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    levels: tuple["ClusterState", ...] = ()
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain tensors for a checkpoint."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"levels": [level.to_dict() for level in self.levels]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ClusterState":
+        """What `to_dict` gave."""
+        return cls(**values | {"levels": tuple(cls.from_dict(level) for level in values["levels"])})

@@ -10,20 +10,27 @@ from training.settings import Settings, load_settings
 from utils import distributed
 from utils.config import compose
 
-METHODS = {
-    "byol": {"views_in_one_forward": True},
-    "propos": {"warmup_epochs": 1, "latent_std": 0.01},
-}
+TWO_LAYERS = {"hidden_dim": 11, "projection_dim": 7}
+METHODS: dict[str, dict[str, Any]] = {
+    "byol": {**TWO_LAYERS, "ema_momentum": 0.9, "views_in_one_forward": True},
+    "propos": {**TWO_LAYERS, "ema_momentum": 0.9, "warmup_epochs": 1, "latent_std": 0.01},
+    "simclr": TWO_LAYERS,
+    "moco": {**TWO_LAYERS, "ema_momentum": 0.9, "queue_size": 192, "symmetric": "mean"},
+    "simsiam": {"hidden_dim": 7, "predictor_dim": 5},
+    "pcl": {
+        **TWO_LAYERS, "ema_momentum": 0.9, "queue_size": 192, "warmup_epochs": 1, "n_prototypes": [13, 29],
+    },
+    "cc": TWO_LAYERS,
+}  # fmt: skip
 ROOT = Path(__file__).parent.parent
 
 
 def tiny_settings(method: str = "propos", **changes: Any) -> Settings:
     """Settings of a run of seconds; `changes` are section__key=value."""
     words = {
-        "data.name": "digits", "encoder.name": "tiny", "method.name": method, "method.hidden_dim": 11,
-        "method.projection_dim": 7, "method.ema_momentum": 0.9, "optim.global_batch": 64, "optim.epochs": 3,
-        "optim.learning_rate": 0.1, "optim.warmup_epochs": 1, "estep.n_init": 1, "estep.final_n_init": 2,
-        "log.every_steps": 5, "run.checkpoint_minutes": 0,
+        "data.name": "digits", "encoder.name": "tiny", "method.name": method, "optim.global_batch": 64,
+        "optim.epochs": 3, "optim.learning_rate": 0.1, "optim.warmup_epochs": 1, "estep.n_init": 1,
+        "estep.final_n_init": 2, "log.every_steps": 5, "run.checkpoint_minutes": 0,
     }  # fmt: skip
     words |= {f"method.{key}": value for key, value in METHODS.get(method, {}).items()}
     words |= {name.replace("__", "."): value for name, value in changes.items()}

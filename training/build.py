@@ -93,6 +93,7 @@ def build_run(settings: Settings, device: torch.device, *, fresh: bool = True) -
     dtype = torch.float64 if optim.precision == "fp64" else torch.float32
     views = Views(settings.views, source.image_shape, source.mean, source.std, dtype)
     method, told = build_method(settings, views.output_shape, n_clusters, device, dtype, fresh=fresh)
+    method.check(source.n_rows)
     passes = passes_of(method, source, optim.global_batch, settings.run.seed)
     store = Store(source, device, settings.data)
     feed = Feed(store, views, method, passes, settings.run.seed, optim.accumulation)

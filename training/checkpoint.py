@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from models.method import Method
@@ -70,8 +69,7 @@ def restore(checkpoint: dict[str, Any], method: Method, optimizer: Optimizer | N
     method.load_state_dict(checkpoint["method"])
     if optimizer is not None:
         optimizer.load_state_dict(checkpoint["optimizer"])
-    fields: dict[str, Tensor] | None = checkpoint["state"]
-    return None if fields is None else ClusterState(**fields)  # type: ignore[arg-type]
+    return None if checkpoint["state"] is None else ClusterState.from_dict(checkpoint["state"])
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:

@@ -41,4 +41,8 @@ def embed_shard(method: Method, store: Store, views: Views, clock: Clock, *, see
     """This rank's contiguous rows as the E-step sees them."""
     rows = store.shard(distributed.rank(), distributed.world())
     features = map_rows(method.embed, method, store, views, rows, precision)
-    return FeatureShard(rows, features, store.n_rows, derived_seed(seed, "estep", clock.step))
+    probabilities = None
+    if method.heads:
+        side_by_side = map_rows(method.probabilities, method, store, views, rows, precision)
+        probabilities = list(side_by_side.split(method.heads, dim=1))
+    return FeatureShard(rows, features, store.n_rows, derived_seed(seed, "estep", clock.step), probabilities)

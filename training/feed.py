@@ -104,9 +104,11 @@ class Feed:
 
     def _batch(self, phase: str, rows: Tensor, clock: Clock, micro: int, state: ClusterState | None) -> Batch:
         own, start = part(rows, micro, self.accumulation, distributed.rank(), distributed.world())
+        everyones, first = part(rows, micro, self.accumulation, 0, 1)
         draws = Draws(self.seed, clock.step, start, start + len(own), len(rows))
-        partners = None if phase == UNLABELLED else self.method.partners(own, state, clock)  # (B, m) or None
-        added = [] if partners is None else list(partners.unbind(1))
+        seen = None if phase == UNLABELLED else state  # rows of this phase have no place in the state
+        partners = self.method.partners(everyones, draws, seen, clock)  # (n, m) or None
+        added = [] if partners is None else list(partners[start - first :][: len(own)].unbind(1))
         device = self.store.device
         return Batch(
             views=self._views(own, draws)

@@ -41,5 +41,12 @@ class Draws:
         numbers = torch.rand((self.total, *shape), generator=self._generator(purpose), dtype=torch.float64)
         return numbers[self.start : self.stop]
 
+    def permutation(self, purpose: str, size: int) -> Tensor:
+        """(size,) int64 on the CPU: a permutation of the micro-batch of `size` positions that holds this rank's.
+
+        Equal on all ranks.
+        """
+        return torch.randperm(size, generator=seeded(self.seed, purpose, self.step, self.start // size))
+
     def _generator(self, purpose: str) -> torch.Generator:
         return seeded(self.seed, purpose, self.step)

@@ -65,6 +65,19 @@ def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: i
     )
 
 
+def head_clusters(shard: FeatureShard, n_clusters: int) -> ClusterState:
+    """Clusters by the most probable entry of the first cluster head; the state is equal on every rank. Collective.
+
+    centers: L2-normalised mean of each cluster's normalised rows, zero where a cluster has none.
+    """
+    assert shard.probabilities is not None
+    labels = shard.probabilities[0].argmax(1)  # (n,)
+    features = F.normalize(shard.features.double(), dim=1)
+    sums = features.new_zeros(n_clusters, features.shape[1]).index_add_(0, labels, features)  # (K, D)
+    centers = F.normalize(distributed.reduce_sum_(sums), dim=1).to(shard.features.dtype)
+    return ClusterState(labels=distributed.gather_rows(labels), centers=centers)
+
+
 def memberships(features: Tensor, state: ClusterState, config: EStepConfig) -> Tensor:
     """(B, K) probabilities of the clusters of `state`; argmax is the cluster that the E-step gives the same features.
 

@@ -9,19 +9,36 @@ NARROW = 1024  # hidden widths below this run in float32: bfloat16 gains nothing
 
 
 class MLP(nn.Sequential):
-    """Linear, BatchNorm, ReLU, Linear: (B, in) to (B, out). No BatchNorm at the end.
+    """Linear layers with ReLU between them: (B, in) to (B, out).
 
     Under autocast a narrow head computes in float32; a wide one in bfloat16, but what it gives, from which losses are
-    computed, is float32. bias: of the Linear before the BatchNorm.
+    computed, is float32.
+
+    n_layers: Linear layers; 1 is a linear map. norm: BatchNorm before each ReLU. bias: of the Linears before these.
+    last_norm: a BatchNorm without weight and bias at the end, as SimSiam has it.
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, bias: bool = True) -> None:
-        super().__init__(
-            nn.Linear(in_dim, hidden_dim, bias=bias),
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden_dim, out_dim),
-        )
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int,
+        out_dim: int,
+        *,
+        n_layers: int = 2,
+        norm: bool = True,
+        bias: bool = True,
+        last_norm: bool = False,
+    ) -> None:
+        layers: list[nn.Module] = []
+        width = in_dim
+        for _ in range(n_layers - 1):
+            layers.append(nn.Linear(width, hidden_dim, bias=bias or not norm))
+            layers += [nn.BatchNorm1d(hidden_dim)] if norm else []
+            layers.append(nn.ReLU(inplace=True))
+            width = hidden_dim
+        layers.append(nn.Linear(width, out_dim, bias=not last_norm))
+        layers += [nn.BatchNorm1d(out_dim, affine=False)] if last_norm else []
+        super().__init__(*layers)
         self.narrow = hidden_dim < NARROW
 
     def forward(self, x: Tensor) -> Tensor:

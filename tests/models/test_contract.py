@@ -7,6 +7,7 @@ import torch
 
 from models import METHODS
 from models.method import forward_views
+from models.parts.memory import Queue
 from models.state import ClusterState
 from tests.runs import tiny_run
 from training.build import Run
@@ -100,11 +101,21 @@ def test_joint_forward_interleaves_views_and_takes_them_apart_again() -> None:
 
 
 def test_queue_keeps_the_newest_rows_in_place_of_the_oldest() -> None:
-    from models.parts.memory import Queue
-
     queue = Queue(5, 2)
     assert queue.rows.tolist() == [-1] * 5
     queue.write(torch.ones(3, 2), torch.tensor([7, 8, 9]))
     queue.write(2 * torch.ones(4, 2), torch.tensor([1, 2, 3, 4]))
     assert queue.rows.tolist() == [3, 4, 9, 1, 2]
     assert queue.features[:, 0].tolist() == [2, 2, 1, 2, 2]
+
+
+def test_more_rows_than_a_queue_holds_are_written_as_if_one_by_one() -> None:
+    at_once, one_by_one = Queue(5, 1), Queue(5, 1)
+    rows = torch.arange(13)
+    at_once.write(rows[:3, None].float(), rows[:3])
+    at_once.write(rows[3:, None].float(), rows[3:])
+    for row in rows:
+        one_by_one.write(row[None, None].float(), row[None])
+    assert torch.equal(at_once.rows, one_by_one.rows)
+    assert torch.equal(at_once.features, one_by_one.features)
+    assert at_once.cursor == one_by_one.cursor == 13 % 5

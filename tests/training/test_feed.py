@@ -55,11 +55,11 @@ def test_partners_join_the_batch_with_one_view_each(monkeypatch: pytest.MonkeyPa
         return next(run.feed.rest_of_epoch(run.clock, None))
 
     alone = first()
-    monkeypatch.setattr(run.method, "partners", lambda own, state, clock: torch.stack([own, (own + 1) % 1797], 1))
+    monkeypatch.setattr(run.method, "partners", lambda rows, *_: torch.stack([rows, (rows + 1) % 1797], 1))
     joined = first()
     assert len(joined.views) == 4
     assert all(torch.equal(a, b) for a, b in zip(alone.views, joined.views[:2], strict=True))
-    monkeypatch.setattr(run.method, "partners", lambda own, state, clock: ((own + 1) % 1797)[:, None])
+    monkeypatch.setattr(run.method, "partners", lambda rows, *_: ((rows + 1) % 1797)[:, None])
     other = first().views[2]
     assert torch.equal(other, run.views.partner(run.store.images((alone.rows + 1) % 1797), alone.draws, 0))
     assert not torch.equal(other, joined.views[2])
