@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from training.settings import Settings
     from utils.config import Composed
 
+CONFIG_FILES = (".yml", ".yaml", ".json")  # json: flat configs as W&B exports them
 EXAMPLES = """examples:
   python main.py config/digits_propos.yml                          one process
   torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
@@ -62,10 +63,10 @@ def main(words: list[str]) -> int:
 
 
 def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
-    """(command, its arguments); a .yml file first means train. Raises UserError for an unknown command."""
+    """(command, its arguments); a config file first means train. Raises UserError for an unknown command."""
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        if not words[0].endswith((".yml", ".yaml")) and "=" not in words[0]:
-            raise UserError(words[0], "neither a command nor a .yml file" + did_you_mean(words[0], COMMANDS))
+        if not words[0].endswith(CONFIG_FILES) and "=" not in words[0]:
+            raise UserError(words[0], "neither a command nor a .yml or .json file" + did_you_mean(words[0], COMMANDS))
         words = ["train", *words]
     parser = Parser(
         prog="main.py", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -99,7 +100,7 @@ def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
         from training.run_dir import find_run
 
         return compose([find_run(arguments.run).config], arguments.words)
-    files = [Path(word) for word in arguments.words if word.endswith((".yml", ".yaml")) and "=" not in word]
+    files = [Path(word) for word in arguments.words if word.endswith(CONFIG_FILES) and "=" not in word]
     if not files:
         raise UserError("CONFIG.yml", "no config file given", "for instance config/digits_propos.yml")
     composed = compose(files, [word for word in arguments.words if Path(word) not in files])

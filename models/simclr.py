@@ -21,9 +21,7 @@ class SimCLRConfig(MethodConfig):
     """SimCLR: find an image's other view among the views of the whole batch."""
 
     name: Literal["simclr"] = Field("simclr", description="the method")
-    views_in_one_forward: bool = Field(
-        True, description="both views through the network at once: statistics over both"
-    )
+    views_in_one_forward: bool = Field(True, description="both views through the network at once: statistics over both")
     projection_dim: int = Field(128, ge=1, description="width of the projection")
     hidden_dim: int | None = Field(None, ge=1, description="hidden width of the projector; null: the encoder's width")
     temperature: float = Field(0.5, gt=0, description="temperature of the similarities")

@@ -16,7 +16,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "propos": {**TWO_LAYERS, "ema_momentum": 0.9, "warmup_epochs": 1, "latent_std": 0.01},
     "simclr": TWO_LAYERS,
     "moco": {**TWO_LAYERS, "ema_momentum": 0.9, "queue_size": 192, "symmetric": "mean"},
-    "simsiam": {"hidden_dim": 7, "predictor_dim": 5},
+    "simsiam": {"hidden_dim": 32, "predictor_dim": 5},  # narrower ones give rows of zeros before training
     "pcl": {
         **TWO_LAYERS, "ema_momentum": 0.9, "queue_size": 192, "warmup_epochs": 1, "n_prototypes": [13, 29],
     },

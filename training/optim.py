@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from utils import schedules
 from utils.clock import Clock
 from utils.config import Section
+
+Schedule = Literal["warmup_cosine", "epoch_cosine", "step", "constant", "propos_cosine", "propos_cifar20_r34"]
 
 
 class OptimConfig(Section):
@@ -21,9 +23,11 @@ class OptimConfig(Section):
     global_batch: int = Field(256, ge=2, description="rows of one optimiser step, over all ranks")
     accumulation: int = Field(1, ge=1, description="micro-batches that one optimiser step is cut into")
     learning_rate: float = Field(0.05, gt=0, description="per 256 rows: peak = learning_rate * global_batch / 256")
-    schedule: Literal["warmup_cosine", "propos_cosine", "propos_cifar20_r34", "constant"] = Field(
+    schedule: Schedule = Field(
         "warmup_cosine", description="learning rate over the run; propos_*: the released curves, for parity"
     )
+    milestones: tuple[int, ...] = Field((), description="step: the epochs from which on a further step_factor counts")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="step: what the learning rate is multiplied by")
     warmup_epochs: float = Field(0, ge=0, description="epochs of linear warm-up of the learning rate")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="lowest learning rate as a fraction of the peak")
     predictor_lr_scale: float = Field(10.0, gt=0, description="the predictor's learning rate over the others'")
@@ -35,10 +39,17 @@ class OptimConfig(Section):
     lars_variant: Literal["you2017", "mocov3", "larc"] = Field(
         "mocov3", description="you2017: learning rate inside the momentum buffer; mocov3, larc: outside"
     )
+    lars_clip: bool = Field(False, description="larc: no step of a tensor is larger than that of sgd")
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm; null: no clipping")
     precision: Literal["fp64", "fp32", "bf16"] = Field(
         "fp32", description="fp64: for proofs on the CPU; bf16: autocast"
     )
+
+    @model_validator(mode="after")
+    def _milestones_of_step(self) -> "OptimConfig":
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("milestones and schedule: step belong together")
+        return self
 
     @property
     def peak_learning_rate(self) -> float:
@@ -63,7 +74,7 @@ def build_optimizer(config: OptimConfig, parts: dict[str, list[nn.Parameter]]) -
                 groups.append({"params": chosen, "part": part, "weight_decay": decay, "adapt": not plain})
     rate = config.peak_learning_rate
     if config.name == "lars":
-        return LARS(groups, rate, config.sgd_momentum, config.lars_trust, config.lars_variant)
+        return LARS(groups, rate, config.sgd_momentum, config.lars_trust, config.lars_variant, config.lars_clip)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
     return torch.optim.SGD(groups, lr=rate, momentum=config.sgd_momentum, fused=True)
@@ -71,8 +82,10 @@ def build_optimizer(config: OptimConfig, parts: dict[str, list[nn.Parameter]]) -
 
 def set_learning_rates(optimizer: Optimizer, config: OptimConfig, clock: Clock) -> float:
     """Write each group's learning rate for the coming step; returns the one of the online network."""
-    schedule = schedules.LEARNING_RATES[config.schedule]
-    rate = schedule(config.peak_learning_rate, clock, warmup_epochs=config.warmup_epochs, min_ratio=config.min_lr_ratio)
+    options: dict[str, Any] = {"warmup_epochs": config.warmup_epochs, "min_ratio": config.min_lr_ratio}
+    if config.schedule == "step":
+        options |= {"milestones": config.milestones, "factor": config.step_factor}
+    rate = schedules.LEARNING_RATES[config.schedule](config.peak_learning_rate, clock, **options)
     for group in optimizer.param_groups:
         own = rate
         if group["part"] == "predictor":
@@ -86,7 +99,8 @@ class LARS(Optimizer):
 
     trust ratio q = trust |w| / (|g| + decay |w| + 1e-8) in you2017 (You et al. 2017, algorithm 1) and larc (apex), and
     trust |w| / |g + decay w| in mocov3; 1 where |w| or |g| is 0 and in groups with `adapt` False. you2017 keeps the
-    learning rate inside the momentum buffer, so that a falling rate acts late; the others outside.
+    learning rate inside the momentum buffer, so that a falling rate acts late; the others outside. clip: q / rate, at
+    most 1, in its place, as apex's LARC and solo-learn have it.
     """
 
     def __init__(
@@ -96,9 +110,10 @@ class LARS(Optimizer):
         momentum: float,
         trust: float,
         variant: str,
+        clip: bool = False,
         eps: float = 1e-8,
     ) -> None:
-        self.momentum, self.trust, self.variant, self.eps = momentum, trust, variant, eps
+        self.momentum, self.trust, self.variant, self.clip, self.eps = momentum, trust, variant, clip, eps
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "adapt": True})
 
     @torch.no_grad()
@@ -114,7 +129,7 @@ class LARS(Optimizer):
         weights: list[Tensor] = list(parameters)
         decayed = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         if group["adapt"]:
-            ratios = self._trust_ratios(weights, gradients, decayed, group["weight_decay"])
+            ratios = self._trust_ratios(weights, gradients, decayed, group["weight_decay"], group["lr"])
             torch._foreach_mul_(decayed, ratios)
         inside = self.variant == "you2017"
         if inside:
@@ -128,7 +143,7 @@ class LARS(Optimizer):
         torch._foreach_add_(weights, buffers, alpha=-1.0 if inside else -group["lr"])
 
     def _trust_ratios(
-        self, weights: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], decay: float
+        self, weights: list[Tensor], gradients: list[Tensor], decayed: list[Tensor], decay: float, rate: float
     ) -> list[Tensor]:
         weight_norms = torch.stack(torch._foreach_norm(weights))
         gradient_norms = torch.stack(torch._foreach_norm(gradients))
@@ -137,4 +152,7 @@ class LARS(Optimizer):
         else:
             below = gradient_norms + decay * weight_norms + self.eps
         usable = (weight_norms > 0) & (gradient_norms > 0)
-        return list(torch.where(usable, self.trust * weight_norms / below, 1.0))
+        ratios = self.trust * weight_norms / below
+        if self.clip:
+            ratios = (ratios / rate).clamp_max(1)
+        return list(torch.where(usable, ratios, 1.0))

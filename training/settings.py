@@ -162,7 +162,7 @@ def caveats(settings: Settings) -> list[str]:
     if optim.accumulation > 1 and not METHODS[settings.method.name].exact_under_accumulation:
         micro = optim.global_batch // optim.accumulation
         told.append(
-            f"optim.accumulation={optim.accumulation}: the loss sees the clusters of {micro} rows at a time, which is "
+            f"optim.accumulation={optim.accumulation}: the loss sees {micro} rows at a time, which is "
             f"not the loss over {optim.global_batch}"
         )
     if encoder.freeze and not encoder.pretrained and encoder.checkpoint is None:

@@ -67,7 +67,7 @@ def compose(files: Sequence[Path], overrides: Sequence[str] = ()) -> Composed:
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or "." not in key.strip(". "):
-            raise UserError(f"{COMMAND_LINE}: {word}", "neither a .yml file nor section.key=value")
+            raise UserError(f"{COMMAND_LINE}: {word}", "neither a .yml or .json file nor section.key=value")
         value = parse_value(text, f"{COMMAND_LINE}: {key}")
         _merge_override(composed, key.split("."), value)
     return composed

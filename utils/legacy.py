@@ -9,7 +9,8 @@ from typing import Any
 
 from utils.config_docs import in_yaml
 from utils.errors import UserError, did_you_mean
-from utils.legacy_rules import RULES, Decision, Flat, Status, is_byol
+from utils.legacy_methods import EARLIER, Earlier
+from utils.legacy_rules import RULES, Decision, Flat, Status
 
 RENAMED = {
     "seed": "run.seed",
@@ -23,22 +24,12 @@ RENAMED = {
     "learning_eta_min": "optim.min_lr_ratio",
     "momentum": "optim.sgd_momentum",
     "weight_decay": "optim.weight_decay",
-    "hidden_size": "method.hidden_dim",
-    "feat_dim": "method.projection_dim",
-    "momentum_base": "method.ema_momentum",
-    "v2": "method.views_in_one_forward",
     "reassign": "estep.every_epochs",
     "num_cluster": "estep.n_clusters",
     "test_freq": "eval.every_epochs",
     "wandb": "log.wandb",
     "project_name": "log.wandb_project",
     "entity": "log.wandb_entity",
-}
-RENAMED_IN_PROPOS = {
-    "latent_std": "method.latent_std",
-    "temperature": "method.temperature",
-    "queue_size": "method.queue_size",
-    "data_resample": "method.resample",
 }
 WHY_RENAMED = {
     "learning_eta_min": "it always was a fraction of the peak",
@@ -60,10 +51,10 @@ NOT_NEEDED = {
     "lr_decay_milestone": "only the linear probe read it",
     "step_lr": "only the linear probe read it",
     "pretrained_path": "only the linear probe read it",
+    "faiss": "KMeans is ours",
 }
-METHOD_NAMES = ("propos", "propos_cifar20_r34")
 
-# what the earlier program took where a file says nothing, for every key that changes a run
+# what every method of the earlier program took where a file says nothing, for every key that changes a run
 EARLIER_DEFAULTS: dict[str, Any] = {
     "dataset": "cifar10",
     "whole_dataset": False,
@@ -78,32 +69,16 @@ EARLIER_DEFAULTS: dict[str, Any] = {
     "learning_rate": 0.05,
     "learning_eta_min": 0.01,
     "warmup_epochs": 0,
-    "lambda_predictor_lr": 10.0,
-    "fix_predictor_lr": False,
-    "lars": False,
     "momentum": 0.9,
     "weight_decay": 1e-4,
-    "exclude_bias_and_bn": False,
     "amp": False,
-    "hidden_size": 4096,
     "feat_dim": 2048,
-    "momentum_base": 0.996,
-    "momentum_increase": False,
-    "momentum_max": 1.0,
-    "cluster_loss_weight": 1.0,
-    "latent_std": 0.0,
-    "temperature": 0.5,
-    "queue_size": 0,
     "data_resample": False,
-    "v2": False,
-    "shuffling_bn": False,
-    "syncbn": False,
-    "symmetric": False,
     "reassign": 1,
     "seed": 0,
 }
-KNOWN = {*RENAMED, *RENAMED_IN_PROPOS, *NOT_NEEDED, *RULES}
-FLAGS = {key for key, value in EARLIER_DEFAULTS.items() if isinstance(value, bool)} | {"wandb"}
+OF_A_METHOD = {key for one in EARLIER.values() for key in (*one.defaults, *one.renamed, *one.rules)}
+KNOWN = {*RENAMED, *NOT_NEEDED, *RULES, *OF_A_METHOD}
 
 
 @dataclass(frozen=True)
@@ -125,7 +100,11 @@ class Fate:
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
-    """Whether a file's keys are those of a flat config: no sections, and `model_name` or three more known keys."""
+    """Whether a file's keys are those of a flat config: no sections, and `model_name` or three more known keys.
+
+    As JSON that W&B exported, too: each key with a `value`.
+    """
+    values = _plain(values)
     if any(isinstance(value, dict) for value in values.values()):
         return False
     return "model_name" in values or len(KNOWN & values.keys()) >= 3
@@ -137,16 +116,20 @@ def translate(flat: Flat) -> tuple[dict[str, dict[str, Any]], list[Fate]]:
     Raises:
         UserError: an unknown key, a missing or other `model_name`, an unknown encoder, a size that is no number.
     """
+    flat = _plain(flat)
     for key in flat:
         if key not in KNOWN:
             raise UserError(key, f"no such key in a flat config of the earlier repository{did_you_mean(key, KNOWN)}")
     name = flat.get("model_name")
-    if name not in METHOD_NAMES:
+    if not isinstance(name, str) or name not in EARLIER:
         problem = "missing in a flat config" if name is None else f"a flat config of {name!r} cannot be translated"
-        raise UserError("model_name", f"{problem}{did_you_mean(str(name or ''), METHOD_NAMES)}")
-    every = EARLIER_DEFAULTS | {key: _flag(key, value) if key in FLAGS else value for key, value in flat.items()}
-    keys = [*flat, *(key for key in EARLIER_DEFAULTS if key not in flat)]
-    fates = [fate for key in keys if (fate := _fate(key, every, given=key in flat)) is not None]
+        raise UserError("model_name", f"{problem}{did_you_mean(str(name or ''), EARLIER)}")
+    earlier = EARLIER[name]
+    every = EARLIER_DEFAULTS | dict(earlier.defaults)
+    keys = [*flat, *(key for key in every if key not in flat)]
+    flags = {key for key, value in every.items() if isinstance(value, bool)} | {"wandb"}
+    every |= {key: _flag(key, value) if key in flags else value for key, value in flat.items()}
+    fates = [fate for key in keys if (fate := _fate(key, every, earlier, given=key in flat)) is not None]
     nested: dict[str, dict[str, Any]] = {}
     for fate in fates:
         for dotted, value in fate.became.items():
@@ -155,28 +138,37 @@ def translate(flat: Flat) -> tuple[dict[str, dict[str, Any]], list[Fate]]:
     return nested, fates
 
 
-def _fate(key: str, flat: Flat, *, given: bool) -> Fate | None:
+def _plain(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Keys and values; of a W&B export, where each key is a mapping with `value`, without its own `_wandb`."""
+    if not values or not all(isinstance(value, dict) and "value" in value for value in values.values()):
+        return values
+    return {key: value["value"] for key, value in values.items() if not key.startswith("_")}
+
+
+def _fate(key: str, flat: Flat, earlier: Earlier, *, given: bool) -> Fate | None:
     """The fate of one key; None for an absent key that sets nothing of ours."""
-    status, became, why = _decide(key, flat)
+    status, became, why = _decide(key, flat, earlier)
     if given:
         return Fate(status, key, flat[key], became, why)
     return Fate("default", key, flat[key], became, why) if became else None
 
 
-def _decide(key: str, flat: Flat) -> Decision:
-    """(status, what is set, why) of a key, given all others."""
-    if key in RULES:
-        return RULES[key](flat)
+def _decide(key: str, flat: Flat, earlier: Earlier) -> Decision:
+    """(status, what is set, why) of a key, given all others; what the method says of it comes first."""
+    rule = earlier.rules.get(key)
+    if rule is None and key not in earlier.renamed:
+        rule = RULES.get(key)
+    if rule is not None:
+        return rule(flat)
     if key in NOT_NEEDED:
         return "not needed", {}, NOT_NEEDED[key]
-    if key in RENAMED_IN_PROPOS:
-        if is_byol(flat):
-            return "not needed", {}, "byol has no prototypes"
-        return "translated", {RENAMED_IN_PROPOS[key]: flat[key]}, ""
+    ours = earlier.renamed.get(key) or RENAMED.get(key)
+    if ours is None:
+        return "not needed", {}, f"{flat['model_name']} did not read it"
     why = WHY_RENAMED.get(key, "")
     if key == "learning_rate" and "local_rank" in flat:
         why = "a config exported by W&B holds the scaled value: divide it by global_batch / 256"
-    return "translated", {RENAMED[key]: flat[key]}, why
+    return "translated", {ours: flat[key]}, why
 
 
 def _flag(key: str, value: Any) -> bool:

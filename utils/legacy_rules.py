@@ -1,4 +1,4 @@
-"""What becomes of each key of a flat config of the earlier ProPos repository that is more than a new name.
+"""What becomes of the keys of a flat config that all methods of the earlier ProPos repository share.
 
 A rule takes all flat keys, the earlier defaults filled in, and returns (status, our dotted keys and values, why).
 """
@@ -16,11 +16,6 @@ ENCODERS = {f"{stem}resnet{depth}": f"resnet{depth}" for stem in ("big", "") for
 CIFAR = ("cifar10", "cifar20", "cifar100")
 
 
-def is_byol(flat: Flat) -> bool:
-    """The earlier repository has no BYOL of its own: it is ProPos without scattering, noise and resampling."""
-    return not (flat["cluster_loss_weight"] or flat["latent_std"] or flat["data_resample"])
-
-
 def count(flat: Flat, key: str) -> int:
     """A whole number above 0."""
     value = flat[key]
@@ -34,13 +29,6 @@ def n_devices(flat: Flat) -> int:
     return 1 if flat["num_devices"] == -1 else count(flat, "num_devices")
 
 
-def _method_name(flat: Flat) -> Decision:
-    schedule = "propos_cifar20_r34" if flat["model_name"] == "propos_cifar20_r34" else "propos_cosine"
-    name = "byol" if is_byol(flat) else "propos"
-    why = "without scattering and noise it is BYOL; " if name == "byol" else ""
-    return "translated", {"method.name": name, "optim.schedule": schedule}, why + "the released learning-rate curve"
-
-
 def _batch_size(flat: Flat) -> Decision:
     rows, devices, steps = count(flat, "batch_size"), n_devices(flat), count(flat, "acc_grd_step")
     why = f"{rows} rows x {devices} devices" + (f" x {steps} accumulation steps" if steps > 1 else "")
@@ -48,27 +36,15 @@ def _batch_size(flat: Flat) -> Decision:
 
 
 def _num_devices(flat: Flat) -> Decision:
-    groups = 1 if flat["syncbn"] else n_devices(flat)
-    why = "synchronised BatchNorm" if flat["syncbn"] else "BatchNorm per device, on any number of ranks"
+    groups = 1 if flat.get("syncbn") else n_devices(flat)
+    why = "synchronised BatchNorm" if flat.get("syncbn") else "BatchNorm per device, on any number of ranks"
     if flat["num_devices"] == -1:
         why = "the file does not say how many devices: one is taken; mend with num_devices"
     return "translated", {"method.bn_groups": groups}, why
 
 
-def _scattering(flat: Flat) -> Decision:
-    if is_byol(flat):
-        return "not needed", {}, "byol has no prototypes"
-    ranks = n_devices(flat)
-    # its gather lost a factor 1 / ranks in the backward pass
-    why = f"its code applied 1/{ranks} of it: divide by {ranks} for parity with its numbers" if ranks > 1 else ""
-    return "translated", {"method.scattering_weight": flat["cluster_loss_weight"]}, why
-
-
 def _warmup_epochs(flat: Flat) -> Decision:
-    became = {"optim.warmup_epochs": flat["warmup_epochs"]}
-    if not is_byol(flat):
-        became["method.warmup_epochs"] = flat["warmup_epochs"]
-    return "translated", became, ""
+    return "translated", {"optim.warmup_epochs": flat["warmup_epochs"]}, ""
 
 
 def _encoder(flat: Flat) -> Decision:
@@ -104,27 +80,6 @@ def _blur(flat: Flat) -> Decision:
     return "translated", became, "its kernel a tenth of the side, not 23 pixels" if became["views.blur"] else ""
 
 
-def _momentum_increase(flat: Flat) -> Decision:
-    final = flat["momentum_max"] if flat["momentum_increase"] else None
-    return "translated", {"method.ema_momentum_final": final}, "" if final is not None else "constant momentum"
-
-
-def _predictor_scale(flat: Flat) -> Decision:
-    if flat["fix_predictor_lr"]:
-        return "translated", {"optim.predictor_lr_scale": 1.0}, "fix_predictor_lr keeps it at the peak, unscaled"
-    return "translated", {"optim.predictor_lr_scale": flat["lambda_predictor_lr"]}, ""
-
-
-def _fixed_predictor(flat: Flat) -> Decision:
-    return "translated", {"optim.fixed_predictor_lr": flat["fix_predictor_lr"]}, ""
-
-
-def _lars(flat: Flat) -> Decision:
-    if not flat["lars"]:
-        return "translated", {"optim.name": "sgd"}, ""
-    return "translated", {"optim.name": "lars", "optim.lars_variant": "you2017", "optim.lars_trust": 1e-3}, ""
-
-
 def _amp(flat: Flat) -> Decision:
     amp = flat["amp"]
     return "translated", {"optim.precision": "bf16" if amp else "fp32"}, "fp16 then, bf16 now" if amp else ""
@@ -140,35 +95,14 @@ def _whole_dataset(flat: Flat) -> Decision:
     return "translated", {"data.split": "train+test" if flat["whole_dataset"] else "train"}, ""
 
 
-def _exclude(flat: Flat) -> Decision:
-    became = {"optim.decay_norm_and_bias": not flat["exclude_bias_and_bn"]}
-    return "translated", became, "by shape, not by name" if flat["exclude_bias_and_bn"] else ""
+def _resample(flat: Flat) -> Decision:
+    if not flat["data_resample"]:
+        return "not needed", {}, "rows are drawn evenly"
+    return "not supported", {}, "propos alone draws rows by cluster"
 
 
 def _crop(flat: Flat) -> Decision:
     return "translated", {"views.crop_scale": [flat["resized_crop_scale"], 1.0]}, ""
-
-
-def _symmetric(flat: Flat) -> Decision:
-    if flat["symmetric"]:
-        return "not needed", {}, "both directions always count"
-    return "not supported", {}, "both directions always count, one alone cannot"
-
-
-def _shuffling(flat: Flat) -> Decision:
-    if not flat["shuffling_bn"]:
-        return "not needed", {}, "the target's rows stay in order"
-    return "not supported", {}, "the target's rows stay in order: its BatchNorm groups are those of the online network"
-
-
-def _syncbn(flat: Flat) -> Decision:
-    return "not needed", {}, "method.bn_groups: 1 synchronises all" if flat["syncbn"] else "method.bn_groups says it"
-
-
-def _momentum_max(flat: Flat) -> Decision:
-    if flat["momentum_increase"]:
-        return "not needed", {}, "see momentum_increase"
-    return "not needed", {}, "read only with momentum_increase: true"
 
 
 def _label_file(flat: Flat) -> Decision:
@@ -178,10 +112,8 @@ def _label_file(flat: Flat) -> Decision:
 
 
 RULES: dict[str, Callable[[Flat], Decision]] = {
-    "model_name": _method_name,
     "batch_size": _batch_size,
     "num_devices": _num_devices,
-    "cluster_loss_weight": _scattering,
     "warmup_epochs": _warmup_epochs,
     "encoder_name": _encoder,
     "img_size": _image_size,
@@ -190,16 +122,8 @@ RULES: dict[str, Callable[[Flat], Decision]] = {
     "byol_transform": _transform,
     "use_gaussian_blur": _blur,
     "resized_crop_scale": _crop,
-    "momentum_increase": _momentum_increase,
-    "momentum_max": _momentum_max,
-    "lambda_predictor_lr": _predictor_scale,
-    "fix_predictor_lr": _fixed_predictor,
-    "exclude_bias_and_bn": _exclude,
-    "lars": _lars,
     "amp": _amp,
-    "symmetric": _symmetric,
-    "shuffling_bn": _shuffling,
-    "syncbn": _syncbn,
+    "data_resample": _resample,
     "resume_epoch": _resume,
     "resume_name": _resume,
 }

@@ -1,6 +1,7 @@
 """Learning rates and momenta as pure functions of the clock: nothing is stored, so a resumed run cannot differ."""
 
 import math
+from collections.abc import Callable, Sequence
 
 from utils.clock import Clock
 
@@ -33,16 +34,40 @@ def propos_cifar20_r34(peak: float, clock: Clock, *, warmup_epochs: float, min_r
     return _half_cosine(peak, min_ratio * peak, clock.whole_epochs / clock.epochs)
 
 
+def epoch_cosine(peak: float, clock: Clock, *, warmup_epochs: float, min_ratio: float = 0.0) -> float:
+    """Half a cosine, constant within an epoch, after a linear warm-up: MoCo v2, SimSiam, SCAN (all without one)."""
+    begun = _warm_up(clock, warmup_epochs)
+    if begun < 1:
+        return peak * begun
+    done = max(0.0, clock.whole_epochs - warmup_epochs) / max(1.0, clock.epochs - warmup_epochs)
+    return _half_cosine(peak, min_ratio * peak, done)
+
+
+def step(
+    peak: float,
+    clock: Clock,
+    *,
+    warmup_epochs: float,
+    min_ratio: float = 0.0,
+    milestones: Sequence[int],
+    factor: float,
+) -> float:
+    """`peak` times `factor` for every milestone (in whole epochs) that is past, after a linear warm-up: MoCo v1."""
+    past = sum(milestone <= clock.whole_epochs for milestone in milestones)
+    return peak * _warm_up(clock, warmup_epochs) * max(min_ratio, factor**past)
+
+
 def constant(peak: float, clock: Clock, *, warmup_epochs: float, min_ratio: float = 0.0) -> float:
     """`peak` after a linear warm-up."""
-    warmup = round(warmup_epochs * clock.steps_per_epoch)
-    return peak * min(1.0, (clock.step + 1) / warmup) if warmup else peak
+    return peak * _warm_up(clock, warmup_epochs)
 
 
-LEARNING_RATES = {
+LEARNING_RATES: dict[str, Callable[..., float]] = {
     "warmup_cosine": warmup_cosine,
     "propos_cosine": propos_cosine,
     "propos_cifar20_r34": propos_cifar20_r34,
+    "epoch_cosine": epoch_cosine,
+    "step": step,
     "constant": constant,
 }
 
@@ -55,6 +80,12 @@ def ema_momentum(base: float, final: float | None, clock: Clock) -> float:
     if final is None:
         return base
     return _half_cosine(base, final, (clock.step + 1) / clock.total_steps)
+
+
+def _warm_up(clock: Clock, epochs: float) -> float:
+    """The share of the peak that a linear warm-up of `epochs` has reached; 1 after it."""
+    warmup = round(epochs * clock.steps_per_epoch)
+    return min(1.0, (clock.step + 1) / warmup) if warmup else 1.0
 
 
 def _half_cosine(start: float, end: float, done: float) -> float:

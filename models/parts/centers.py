@@ -79,7 +79,7 @@ def head_clusters(shard: FeatureShard, n_clusters: int) -> ClusterState:
 
 
 def memberships(features: Tensor, state: ClusterState, config: EStepConfig) -> Tensor:
-    """(B, K) probabilities of the clusters of `state`; argmax is the cluster that the E-step gives the same features.
+    """(B, K) float64 probabilities of the clusters of `state`; argmax is what the E-step says of the same features.
 
     softmax(cos / 0.1) on the sphere, softmax(-d² / (2 mean own d²)) for Euclidean KMeans, the posterior for gmm.
     """
@@ -90,9 +90,10 @@ def memberships(features: Tensor, state: ClusterState, config: EStepConfig) -> T
         mixture.weights_, mixture.means_ = state.extra["weights"], state.centers
         mixture.covariances_ = state.extra["covariances"]
         return mixture.predict_proba(features)
-    centers = state.centers.to(features.dtype)
+    # in float64, as the labels were: where features lie close together, float32 products would name other clusters
+    features, centers = features.double(), state.centers.double()
     if config.metric == "spherical":
         return torch.softmax(features @ centers.T / SPHERICAL_TEMPERATURE, dim=1)
     # differences first: a² + b² - 2ab cancels where features lie close together
     squared = torch.cdist(features, centers, compute_mode="donot_use_mm_for_euclid_dist") ** 2
-    return torch.softmax(-squared / (2 * state.extra["spread"].clamp_min(torch.finfo(features.dtype).tiny)), dim=1)
+    return torch.softmax(-squared / (2 * state.extra["spread"].clamp_min(torch.finfo(torch.float32).tiny)), dim=1)

@@ -35,6 +35,9 @@ class EncoderConfig(Section):
     freeze: int | Literal["all"] = Field(
         0, description="this many first stages stay as they start (a ResNet has stem, layer1 to layer4), or all of them"
     )
+    zero_init_residual: bool = Field(
+        False, description="ResNets: the last BatchNorm weight of every block starts at 0 (SimSiam)"
+    )
     drop_rate: float = Field(0.0, ge=0, lt=1, description="dropout of timm nets; above 0 results depend on the ranks")
     drop_path_rate: float = Field(0.0, ge=0, lt=1, description="stochastic depth of timm nets; likewise")
 
@@ -42,6 +45,8 @@ class EncoderConfig(Section):
     def _one_start(self) -> "EncoderConfig":
         if self.pretrained and self.checkpoint is not None:
             raise ValueError("pretrained and checkpoint are two starts: choose one")
+        if self.zero_init_residual and (self.pretrained or self.checkpoint is not None):
+            raise ValueError("zero_init_residual says how random weights start: not with pretrained or checkpoint")
         return self
 
 
@@ -60,6 +65,8 @@ def build_encoder(config: EncoderConfig, image_shape: ImageShape) -> tuple[nn.Mo
         build = ENCODERS[config.name]
     else:
         raise UserError("encoder.name", f"{config.name!r} is unknown" + did_you_mean(config.name, ENCODERS))
+    if config.zero_init_residual and build is not resnet:
+        raise UserError("encoder.zero_init_residual", f"{config.name} is not resnet18, resnet34 or resnet50")
     try:
         net = build(config, image_shape)
         with torch.no_grad():
@@ -164,7 +171,7 @@ def resnet(config: EncoderConfig, image_shape: ImageShape) -> nn.Module:
     from torchvision.models import get_model
 
     channels = image_shape[0]
-    net = get_model(config.name, weights=None)
+    net = get_model(config.name, weights=None, zero_init_residual=config.zero_init_residual)
     net.fc = nn.Identity()
     if config.stem == "imagenet":
         if channels != 3:

@@ -52,6 +52,24 @@ def test_stems_give_the_published_last_map(stem: str, size: int, side: int) -> N
     assert maps[0][2:] == (side, side)
 
 
+@pytest.mark.parametrize(("name", "last", "blocks"), [("resnet18", "bn2", 8), ("resnet50", "bn3", 16)])
+def test_zero_init_residual_sets_the_last_norm_of_every_block_to_zero(name: str, last: str, blocks: int) -> None:
+    torch.manual_seed(3)
+    plain = dict(build_encoder(EncoderConfig(name=name), (3, 32, 32))[0].named_parameters())
+    torch.manual_seed(3)
+    zeroed = dict(build_encoder(EncoderConfig(name=name, zero_init_residual=True), (3, 32, 32))[0].named_parameters())
+    changed = [key for key, value in zeroed.items() if not torch.equal(value, plain[key])]
+    assert len(changed) == blocks
+    assert all(key.endswith(f"{last}.weight") and not zeroed[key].any() for key in changed)
+
+
+@pytest.mark.parametrize("name", ["small", "timm:test_resnet"])
+def test_zero_init_residual_of_another_network_is_refused(name: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_encoder(EncoderConfig(name=name, zero_init_residual=True), (3, 32, 32))
+    assert str(error.value) == f"encoder.zero_init_residual: {name} is not resnet18, resnet34 or resnet50"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -95,6 +113,7 @@ def test_a_network_that_gives_maps_instead_of_features_is_told(monkeypatch: pyte
         ("encoder.freeze=some", "encoder.freeze: 'some' is "),
         ("encoder.freeze=true", "encoder.freeze: true is not an integer or all"),
         ("encoder.pretrained=true", "encoder: pretrained and checkpoint are two starts: choose one"),
+        ("encoder.zero_init_residual=true", "encoder: zero_init_residual says how random weights start: not with"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(word: str, message: str) -> None:

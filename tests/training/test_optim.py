@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from tests.vectors import z
 from training.optim import OptimConfig, build_optimizer, set_learning_rates
 from utils.clock import Clock
+from utils.config import compose, validate
+from utils.errors import UserError
 
 
 def start() -> tuple[nn.Parameter, nn.Parameter]:
@@ -91,6 +93,17 @@ def test_two_lars_steps_at_a_falling_rate_equal_the_published_numbers(variant: s
     assert found[1] == pytest.approx(second, abs=1e-11)
 
 
+def test_clipped_lars_steps_no_farther_than_sgd() -> None:
+    far, near = nn.Parameter(torch.full((2, 2), 1e6)), nn.Parameter(torch.full((2, 2), 3.0))
+    config = OptimConfig(name="lars", lars_variant="larc", lars_trust=0.02, lars_clip=True, weight_decay=0)
+    optimizer = build_optimizer(config, {"online": [far, near]})
+    far.grad, near.grad = torch.ones(2, 2), torch.ones(2, 2)
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    assert far.tolist() == [[1e6 - 0.5] * 2] * 2  # sgd's step: lr * gradient
+    assert near.flatten().tolist() == pytest.approx([3 - 0.02 * 3] * 4, rel=1e-6)  # trust * |w| / |g| * gradient
+
+
 def test_zero_weights_and_zero_gradients_have_a_trust_ratio_of_one() -> None:
     zero, still = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.ones(2, 3))
     optimizer = build_optimizer(OptimConfig(name="lars", weight_decay=0), {"online": [zero, still]})
@@ -123,6 +136,21 @@ def test_predictor_has_its_own_learning_rate(fixed: bool, expected: float) -> No
     optimizer = build_optimizer(config, {"online": [start()[0]], "predictor": [start()[0]]})
     assert set_learning_rates(optimizer, config, Clock(4, 10, 100)) == pytest.approx(0.025)  # peak 0.05, half warmed up
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.025, expected])
+
+
+def test_the_step_schedule_takes_its_milestones_from_the_config() -> None:
+    words = ["optim.schedule=step", "optim.milestones=[3, 5]", "optim.step_factor=0.2", "optim.learning_rate=0.1"]
+    config = validate(compose([], words), {"optim": OptimConfig})["optim"]
+    assert isinstance(config, OptimConfig)
+    optimizer = build_optimizer(config, {"online": [start()[0]]})
+    rates = [set_learning_rates(optimizer, config, Clock(step, 10, 100)) for step in (29, 30, 50)]
+    assert rates == pytest.approx([0.1, 0.02, 0.004])
+
+
+@pytest.mark.parametrize("word", ["optim.schedule=step", "optim.milestones=[3]"])
+def test_milestones_and_the_step_schedule_need_each_other(word: str) -> None:
+    with pytest.raises(UserError, match="optim: milestones and schedule: step belong together"):
+        validate(compose([], [word]), {"optim": OptimConfig})
 
 
 def test_fused_sgd_equals_the_plain_one() -> None:

@@ -14,9 +14,10 @@ CONFIGS = sorted((ROOT / "config").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_shipped_configs_are_valid(path: Path, world: int) -> None:
-    settings = load_settings(compose([path]), world)
+def test_shipped_configs_are_valid_on_one_two_and_four_ranks(path: Path) -> None:
+    settings = load_settings(compose([path]), 1)
+    check(settings, 2)
+    check(settings, 4)
     assert settings.method.name in path.stem or path.stem == "own_images"
 
 
@@ -60,4 +61,4 @@ def test_missing_mirror_is_named_with_its_remedy(name: str, monkeypatch: pytest.
 def test_accumulation_is_told_where_it_changes_the_loss() -> None:
     assert caveats(tiny_settings("byol", optim__accumulation=2)) == []
     (told,) = caveats(tiny_settings("propos", optim__accumulation=2))
-    assert told.startswith("optim.accumulation=2: the loss sees the clusters of 32 rows at a time")
+    assert told.startswith("optim.accumulation=2: the loss sees 32 rows at a time")

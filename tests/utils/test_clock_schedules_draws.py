@@ -1,5 +1,7 @@
 """Schedules against the published numbers; draws that do not depend on the number of ranks."""
 
+import math
+
 import pytest
 import torch
 
@@ -33,6 +35,43 @@ def test_learning_rates_equal_the_published_curves(name: str) -> None:
 def test_learning_rate_ends_at_its_minimum_ratio() -> None:
     last = schedules.warmup_cosine(0.1, Clock(10**6, 1000, 1000), warmup_epochs=50, min_ratio=0.25)
     assert last == pytest.approx(0.025)
+
+
+def test_epoch_cosine_is_constant_within_an_epoch_and_falls_between_them() -> None:
+    def rate(step: int, **options: float) -> float:
+        return schedules.epoch_cosine(0.06, Clock(step, 97, 200), **{"warmup_epochs": 0, **options})
+
+    assert {rate(step) for step in range(97)} == {0.06}
+    assert rate(97) == pytest.approx(0.05999629895625)  # 0.06 / 2 (1 + cos(pi / 200))
+    assert rate(100 * 97 + 96) == pytest.approx(0.03)
+    assert rate(199 * 97) == pytest.approx(0.06 * 6.168375e-05, rel=1e-6)
+    # SCAN: towards 0.4 * 0.1 ** 3, so 0.2002 half-way
+    assert schedules.epoch_cosine(0.4, Clock(250 * 7, 7, 500), warmup_epochs=0, min_ratio=1e-3) == pytest.approx(0.2002)
+
+
+def test_epoch_cosine_after_a_warm_up_starts_at_the_peak() -> None:
+    rates = [schedules.epoch_cosine(0.1, Clock(step, 5, 12), warmup_epochs=2) for step in range(60)]
+    assert rates[:11] == pytest.approx([0.01 * n for n in range(1, 11)] + [0.1])
+    assert rates[55] == pytest.approx(0.05 * (1 + math.cos(0.9 * math.pi)))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 0.03), (119, 0.03), (120, 0.003), (159, 0.003), (160, 3e-4), (199, 3e-4)]
+)
+def test_steps_fall_at_their_milestones(epoch: int, expected: float) -> None:
+    for within in (0, 12):
+        clock = Clock(epoch * 13 + within, 13, 200)
+        assert schedules.step(0.03, clock, warmup_epochs=0, milestones=(120, 160), factor=0.1) == pytest.approx(
+            expected
+        )
+
+
+def test_a_step_stops_at_the_minimum_and_warms_up() -> None:
+    def rate(step: int) -> float:
+        clock = Clock(step, 10, 9)
+        return schedules.step(1.0, clock, warmup_epochs=2, min_ratio=0.02, milestones=(3, 5), factor=0.1)
+
+    assert [rate(step) for step in (0, 9, 19, 30, 89)] == pytest.approx([0.05, 0.5, 1.0, 0.1, 0.02])
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ def test_a_wrong_value_costs_one_line(tmp_path: Path, text: str, message: str) -
         ("optim.inner={blur: 2}", "command line: optim.inner.blur: 2 is not at least 0, at most 1 (default 0.5)"),
         ("optmi.epochs=3", "command line: optmi: no such section (did you mean optim?)"),
         ("optim.epochs.more=3", "command line: optim.epochs: {more: 3} is not an integer (default 100)"),
-        ("epochs=3", "command line: epochs=3: neither a .yml file nor section.key=value"),
-        ("optim.epochs", "command line: optim.epochs: neither a .yml file nor section.key=value"),
+        ("epochs=3", "command line: epochs=3: neither a .yml or .json file nor section.key=value"),
+        ("optim.epochs", "command line: optim.epochs: neither a .yml or .json file nor section.key=value"),
         ("optim.scale=[1", "command line: optim.scale: not valid YAML: expected ',' or ']', but got '<stream end>'"),
     ],
 )

@@ -10,6 +10,7 @@ from training.settings import sections
 from utils.config import compose, validate
 from utils.errors import UserError
 from utils.legacy import EARLIER_DEFAULTS, KNOWN, is_flat
+from utils.legacy_methods import EARLIER
 
 
 def write(folder: Path, text: str) -> Path:
@@ -99,10 +100,12 @@ def test_a_translated_value_keeps_the_line_of_its_flat_key(tmp_path: Path) -> No
     assert composed.values["optim"]["epochs"] == 3
 
 
-@pytest.mark.parametrize("key", sorted(KNOWN - {"model_name"}))
-def test_each_known_key_has_a_fate(key: str) -> None:
-    value = EARLIER_DEFAULTS.get(key, False if key == "wandb" else None)
-    assert key in fates_of({"model_name": "propos", key: value})
+@pytest.mark.parametrize("method", EARLIER)
+def test_each_known_key_has_a_fate_with_every_method(method: str) -> None:
+    values = EARLIER_DEFAULTS | EARLIER[method].defaults | {"num_clusters": "3,5"}
+    for key in KNOWN - {"model_name"}:
+        flat = {"model_name": method, "num_clusters": "7", key: values.get(key, False if key == "wandb" else None)}
+        assert key in fates_of(flat)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +114,10 @@ def test_each_known_key_has_a_fate(key: str) -> None:
         ("model_name: propos\nbatch_sise: 3\n", "flat.yml:2: batch_sise: no such key in a flat config of the earlier "),
         (
             "batch_size: 3\nepochs: 4\nseed: 5\n",
-            "model_name: missing in a flat config (known: propos, propos_cifar20_r34)",
+            "model_name: missing in a flat config (known: moco, pcl, propos, propos_cifar20_r34, simclr, simsiam)",
         ),
-        ("model_name: moco\n", "flat.yml:1: model_name: a flat config of 'moco' cannot be translated ("),
+        ("model_name: cc\n", "flat.yml:1: model_name: a flat config of 'cc' cannot be translated ("),
+        ("model_name: [moco]\n", "flat.yml:1: model_name: a flat config of ['moco'] cannot be translated ("),
         ("model_name: propos\nbatch_size: x\n", "flat.yml:2: batch_size: 'x' is not an integer of at least 1"),
         ("model_name: propos\nnum_devices: 0\n", "flat.yml:2: num_devices: 0 is not an integer of at least 1"),
         ("model_name: propos\nv2: maybe\n", "flat.yml:2: v2: maybe is not true or false"),
