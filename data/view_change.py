@@ -8,8 +8,11 @@ from torch import Tensor
 
 from data import view_crop, view_ops, view_params
 from data.view_config import ViewConfig
+from data.view_params import PIXELS, Units
 from data.view_plan import Plan, plan_changes
 from data.view_strong import strong
+
+LEVELS = Units((1 / 255,))
 
 
 class Change:
@@ -23,14 +26,18 @@ class Change:
     def __init__(self, hue: Literal["yiq", "hsv"], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.hue, self.mean, self.std = hue, mean, std
 
-    def __call__(self, levels: Tensor, recipe: ViewConfig, plan: Plan) -> Tensor:
-        """(B, C, H, W) normalised; `levels`, from 0 to 255, are written to."""
+    def __call__(self, levels: Tensor, recipe: ViewConfig, plan: Plan, out: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) normalised, perhaps in the memory of `out`; `levels` are written to.
+
+        levels: from 0 to 255, or in the units of `plan`, perhaps with a plane of ones.
+        """
         if recipe.pad > 0:
             levels = view_crop.padded_window(levels, recipe.pad, plan["corner"])
         pixels = self._bend(levels.div_(255), recipe, plan) if _bent(recipe) or "mixing" not in plan else levels
         if "mixing" in plan:  # jitter, grey and normalising in one
             mixing = _put(plan["mixing"], pixels)
-            pixels = view_ops.mix_channels(pixels, mixing, self._normal(0), self._normal(1))
+            out = None if _filtered(recipe) else out
+            pixels = view_ops.mix_channels(pixels, mixing, self._normal(0), self._normal(1), out)
         elif _colored(recipe):
             pixels = view_ops.jitter(pixels, plan["jittered"], plan["factors"], plan["order"].argsort(1))
             pixels = self.normalize(view_ops.on_rows(pixels, plan["gray"].nonzero().flatten(), view_ops.grayscale))
@@ -38,13 +45,20 @@ class Change:
             pixels = self.normalize(pixels)
         return self._filter(pixels, recipe, plan)
 
-    def plan(self, recipe: ViewConfig, numbers: Plan, size: tuple[int, int]) -> Plan:
-        """The parameters of all changes of images of `size`, from the uniform numbers of a view."""
+    def mixes(self, recipe: ViewConfig) -> bool:
+        """Whether levels go straight into one product for all colours, so that they may come in any units."""
+        return self.hue == "yiq" and _colored(recipe) and not _bent(recipe)
+
+    def plan(self, recipe: ViewConfig, numbers: Plan, size: tuple[int, int], units: Units = LEVELS) -> Plan:
+        """The parameters of all changes of images of `size`, from the uniform numbers of a view.
+
+        units: of levels, where `mixes` allows others than from 0 to 255.
+        """
         plan = plan_changes(recipe, numbers, size)
         if self.hue == "yiq" and _colored(recipe):
             jittered, factors, gray = (plan.pop(name) for name in ("jittered", "factors", "gray"))
-            white = 1.0 if _bent(recipe) else 255.0
-            plan["mixing"] = view_params.color_mixing(jittered, factors, gray, self.mean, self.std, white)
+            units = units if self.mixes(recipe) else PIXELS
+            plan["mixing"] = view_params.color_mixing(jittered, factors, gray, self.mean, self.std, units)
         return plan
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -94,6 +108,11 @@ def _colored(recipe: ViewConfig) -> bool:
 def _bent(recipe: ViewConfig) -> bool:
     """Whether anything needs pixels from 0 to 1 before the colours."""
     return bool(recipe.affine or recipe.strong or recipe.intensity)
+
+
+def _filtered(recipe: ViewConfig) -> bool:
+    """Whether anything follows the colours: whole images of one channel after the other are faster for it."""
+    return bool(recipe.blur or recipe.solarize or recipe.cutout)
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:

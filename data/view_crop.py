@@ -3,18 +3,64 @@
 A resize along one axis is a matrix, so a whole batch is two batched products: in float32 or float64, or in bfloat16
 where a CPU computes that several times as fast and the weights are exact in it (nothing shrunk, sides a power of two).
 On a CPU larger images are resized one by one from byte to byte, as PIL does it. All are within one grey level of PIL.
+A batch is brought into the form that its way takes once for all its views.
 """
 
+import sys
+from enum import Enum
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.view_params import Units
 from utils.doctor import cpu_flags
 
 LARGEST_PRODUCT = 64  # pixels a side: beyond, bytes one by one are faster on a CPU
+LARGEST_TABLE = 32  # pixels a side: the weights of all whole-pixel boxes of 32 pixels take 3 megabytes, of 64 50
 MIDDLE_GREY = 128  # pixels less this are whole numbers of at most 8 bits, exact in bfloat16, and rounded half as far
+
+
+class Form(Enum):
+    """How a batch lies in memory while it is cropped."""
+
+    BYTES = "bytes"  # (B, C, H, W) uint8
+    AROUND_GREY = "around grey"  # (B, C, H, W) bfloat16, less MIDDLE_GREY
+    PACKED = "packed"  # (B, H, W) int32, red + 256 green + 65536 blue: torch's resize of bytes is fastest on these
+
+
+def best_form(images: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Form:
+    """The form in which images (B, C, H, W) are fastest cropped to `size`."""
+    if images.device.type != "cpu" or dtype != torch.float32:
+        return Form.BYTES
+    if not _small(images, size):
+        return Form.PACKED if images.shape[1] == 3 and sys.byteorder == "little" else Form.BYTES
+    exact = not _shrinks(images, size) and all(side & (side - 1) == 0 for side in size)
+    return Form.AROUND_GREY if exact and fast_bf16() else Form.BYTES
+
+
+def bring(images: Tensor, form: Form) -> Tensor:
+    """Bytes (B, C, H, W) in `form`."""
+    if form is Form.AROUND_GREY:
+        return (images - MIDDLE_GREY).view(torch.int8).to(torch.bfloat16)
+    if form is Form.PACKED:
+        red, green, blue = images.to(torch.int32).unbind(1)
+        return torch.add(red, green, alpha=2**8).add_(blue, alpha=2**16)
+    return images
+
+
+def units(form: Form) -> Units:
+    """Of the numbers that `crop_planes` gives."""
+    if form is Form.PACKED:
+        return Units((1 / 255, 1 / (255 * 2**8), 1 / (255 * 2**16)))
+    return Units((1 / 255,), MIDDLE_GREY / 255 if form is Form.AROUND_GREY else 0.0)
+
+
+@cache
+def fast_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16 products."""
+    return not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
 def crop_resize(
@@ -25,20 +71,30 @@ def crop_resize(
     images (B, C, H, W) uint8; boxes (B, 4: top, left, height, width in whole pixels) and flipped on the CPU.
     Pixels outside the box have no weight, as in `resized_crop(antialias=True)`.
     """
-    small = max(*images.shape[2:], *size) <= LARGEST_PRODUCT
-    if images.device.type == "cpu" and dtype == torch.float32:
-        if not small:
-            return as_levels(resize_bytes(images, boxes, flipped, size), dtype)
-        if fast_bf16() and not _shrinks(images, size) and all(side & (side - 1) == 0 for side in size):
-            around_grey = (images - MIDDLE_GREY).view(torch.int8).to(torch.bfloat16)  # less MIDDLE_GREY
-            return resize_pixels(around_grey, boxes.float(), flipped, size).to(dtype).add_(MIDDLE_GREY)
-    return resize_pixels(images.to(dtype), boxes.to(dtype), flipped, size)
+    form = best_form(images, size, dtype)
+    cropped = _resize(bring(images, form), boxes, flipped, size, dtype)
+    if form is Form.PACKED:
+        return as_levels(_colors(cropped)[:, :3], dtype)
+    return cropped.to(dtype).add_(MIDDLE_GREY) if form is Form.AROUND_GREY else cropped.to(dtype)
 
 
-@cache
-def fast_bf16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products."""
-    return not cpu_flags().isdisjoint(("avx512_bf16", "amx_bf16"))
+def crop_planes(
+    source: Tensor, form: Form, boxes: Tensor, flipped: Tensor, size: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """`crop_resize` of images that `bring` gave, in the `units` of their form: (B, C, *size).
+
+    With one plane of ones more, (B, C + 1, *size), where it comes free: `mix_channels` then adds within its product.
+    """
+    cropped = _resize(source, boxes, flipped, size, dtype)
+    if form is Form.BYTES:
+        return cropped.to(dtype)
+    channels = 3 if form is Form.PACKED else cropped.shape[1]
+    planes = torch.empty(len(cropped), channels + 1, *size, dtype=dtype)
+    planes[:, channels] = 1
+    if form is Form.PACKED:  # each colour stays where it stands in the number
+        cropped = cropped[:, None] & torch.tensor([0xFF, 0xFF << 8, 0xFF << 16], dtype=torch.int32)[:, None, None]
+    planes[:, :channels] = cropped
+    return planes
 
 
 def as_levels(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,8 +102,19 @@ def as_levels(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype, memory_format=torch.contiguous_format)
 
 
+def _resize(source: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Boxes of images in any form, in that form; bytes become `dtype` where they are resized by products."""
+    if source.dtype == torch.int32:
+        return resize_packed(source, boxes, flipped, size)
+    if source.dtype == torch.bfloat16:
+        return resize_pixels(source, boxes.float(), flipped, size)
+    if source.device.type == "cpu" and dtype == torch.float32 and not _small(source, size):
+        return resize_bytes(source, boxes, flipped, size)
+    return resize_pixels(source.to(dtype), boxes.to(dtype), flipped, size)
+
+
 def resize_bytes(images: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, *size) uint8: `crop_resize` of one image after the other."""
+    """(B, C, *size) uint8: boxes of images (B, C, H, W) uint8, one after the other."""
     resized = torch.empty(*images.shape[:2], *size, dtype=torch.uint8)
     for row, ((top, left, height, width), mirrored) in enumerate(
         zip(boxes.long().tolist(), flipped.tolist(), strict=True)
@@ -56,6 +123,24 @@ def resize_bytes(images: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int
         crop = crop.flip(3) if mirrored else crop
         resized[row] = F.interpolate(crop, size, mode="bilinear", antialias=True)[0]
     return resized
+
+
+def resize_packed(packed: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, *size) int32: boxes of packed images (B, H, W), one after the other."""
+    resized = []
+    for image, (top, left, height, width), mirrored in zip(
+        packed.unbind(), boxes.long().tolist(), flipped.tolist(), strict=True
+    ):
+        crop = image[top : top + height, left : left + width]
+        crop = crop.flip(1) if mirrored else crop.contiguous()
+        resized.append(F.interpolate(_colors(crop[None]), size, mode="bilinear", antialias=True))
+    together = torch.cat(resized).contiguous(memory_format=torch.channels_last)  # as they are
+    return together.permute(0, 2, 3, 1).view(torch.int32).squeeze(3)
+
+
+def _colors(packed: Tensor) -> Tensor:
+    """(B, 4, H, W) uint8, channels_last, of packed images (B, H, W): red, green, blue, 0, in the same memory."""
+    return packed.view(torch.uint8).view(*packed.shape, 4).permute(0, 3, 1, 2)
 
 
 def window(
@@ -96,19 +181,43 @@ def _cut(pixels: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
 def resize_pixels(pixels: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
     """`crop_resize` of float pixels by a product along each axis, in their type; first across, as PIL."""
     batch, channels, height, width = pixels.shape
-    start, length = boxes.to(pixels.device, non_blocking=True).split(2, 1)  # each (B, 2): down, across
-    flipped = flipped.to(pixels.device, non_blocking=True)
-    shrinks = _shrinks(pixels, size)
-    straight = torch.zeros_like(flipped)
-    if height == width and size[0] == size[1]:  # both axes at once
-        turned = torch.cat([straight, flipped])
-        weights = resize_weights(start.T.flatten(), length.T.flatten(), height, size[0], turned, shrinks)
-        down, across = weights.to(pixels.dtype).split(batch)
+    if pixels.dtype == torch.bfloat16 and height == width <= LARGEST_TABLE and size[0] == size[1]:
+        tables, number = weight_tables(height, size[0]), _box_numbers(boxes.long(), height)
+        down = tables[0].index_select(0, number[0])
+        across = tables[1].index_select(0, number[1] + flipped * len(tables[0]))
     else:
+        start, length = boxes.to(pixels.device, non_blocking=True).split(2, 1)  # each (B, 2): down, across
+        flipped = flipped.to(pixels.device, non_blocking=True)
+        straight, shrinks = torch.zeros_like(flipped), _shrinks(pixels, size)
         down = resize_weights(start[:, 0], length[:, 0], height, size[0], straight, shrinks).to(pixels.dtype)
         across = resize_weights(start[:, 1], length[:, 1], width, size[1], flipped, shrinks).to(pixels.dtype)
-    wide = torch.bmm(pixels.reshape(batch, channels * height, width), across.transpose(1, 2))
+        across = across.transpose(1, 2)
+    wide = torch.bmm(pixels.reshape(batch, channels * height, width), across)
     return torch.matmul(down[:, None], wide.view(batch, channels, height, size[1]))
+
+
+@cache
+def weight_tables(side: int, out: int) -> tuple[Tensor, Tensor]:
+    """`resize_weights` of all whole-pixel boxes that do not shrink, in bfloat16, by their number.
+
+    Down the image (n, out, side), and across it (2n, side, out): transposed as the product takes them, first straight
+    and then mirrored.
+    """
+    start, length = torch.ones(side, side).triu().flip(1).nonzero().float().unbind(1)
+    straight = torch.zeros(len(start), dtype=torch.bool)
+    down, mirrored = (resize_weights(start, length + 1, side, out, f, False) for f in (straight, ~straight))
+    across = torch.cat([down, mirrored]).transpose(1, 2).contiguous()
+    return down.to(torch.bfloat16), across.to(torch.bfloat16)
+
+
+def _box_numbers(boxes: Tensor, side: int) -> Tensor:
+    """(2, B) where `weight_tables` has the boxes: those that start at a pixel stand together, the shortest first."""
+    start, length = boxes.T.split(2)
+    return (start * (2 * side + 1 - start) >> 1) + length - 1
+
+
+def _small(images: Tensor, size: tuple[int, int]) -> bool:
+    return max(*images.shape[2:], *size) <= LARGEST_PRODUCT
 
 
 def _shrinks(images: Tensor, size: tuple[int, int]) -> bool:

@@ -40,18 +40,26 @@ def scale_and_shift(images: Tensor, contrast: Tensor, brightness: Tensor) -> Ten
     return (images * _per_image(contrast)).add_(_per_image(brightness))
 
 
-def mix_channels(images: Tensor, mixing: Tensor, low: Sequence[float], high: Sequence[float]) -> Tensor:
+def mix_channels(
+    images: Tensor, mixing: Tensor, low: Sequence[float], high: Sequence[float], out: Tensor | None = None
+) -> Tensor:
     """P x + Q m + o, each channel clamped to its `low` and `high`: x a pixel, m its image's channel means.
 
-    mixing (B, C, 2C + 1) = [P | Q | o].
+    images (B, C, H, W), or (B, C + 1, H, W) with a plane of ones. mixing (B, C, 2C + 1) = [P | Q | o]. Written to `out`
+    (B, C, H, W) of any layout if given.
     """
-    channels, flat = images.shape[1], images.flatten(2)
+    channels, flat = mixing.shape[1], images.flatten(2)
     from_pixel, from_mean, fixed = mixing.split([channels, channels, 1], 2)
-    offset = torch.baddbmm(fixed, from_mean, flat.mean(2, keepdim=True))  # (B, C, 1)
-    mixed = torch.bmm(from_pixel, flat).add_(offset)
-    for channel in range(channels):
-        mixed[:, channel].clamp_(low[channel], high[channel])
-    return mixed.view_as(images)
+    offset = torch.baddbmm(fixed, from_mean, flat.mean(2, keepdim=True)[:, :channels])  # (B, C, 1)
+    if images.shape[1] > channels:
+        mixed = torch.bmm(torch.cat([from_pixel, offset], 2), flat)
+    else:
+        mixed = torch.bmm(from_pixel, flat).add_(offset)
+    mixed = mixed.unflatten(2, images.shape[2:])
+    out = mixed if out is None else out
+    for channel in range(channels):  # the clamp is the copy to the other layout
+        torch.clamp(mixed[:, channel], low[channel], high[channel], out=out[:, channel])
+    return out
 
 
 def grayscale(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ one off leaves the others' draws as they were.
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ NUMBERS = {
 }
 STRONG_NUMBERS = 3  # of each strong operation: which, how much, to which side
 CUTOUT_NUMBERS = 3  # side, row and column of the middle
+
+
+class Units(NamedTuple):
+    """What numbers stand for: `scale` times a number plus `shift` is a pixel from 0 to 1."""
+
+    scale: tuple[float, ...] = (1.0,)  # of each channel, or of all
+    shift: float = 0.0
+
+
+PIXELS = Units()
 
 
 def between(numbers: Tensor, low: float, high: float) -> Tensor:
@@ -131,12 +142,17 @@ def jitter_factors(numbers: Tensor, strengths: tuple[float, float, float, float]
 
 
 def color_mixing(
-    chosen: Tensor, factors: Tensor, gray: Tensor, mean: Sequence[float], std: Sequence[float], white: float = 1.0
+    chosen: Tensor,
+    factors: Tensor,
+    gray: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    units: Units = PIXELS,
 ) -> Tensor:
     """(B, C, 2C + 1) = [P | Q | o]: a pixel x becomes P x + Q m + o, m its image's channel means: all colours in one.
 
     Jitter by `factors` (B, 4: b, c, s, h) where `chosen` (B,), then grey where `gray` (B,), then (x - mean) / std; x
-    from 0 to `white`. Hue is a rotation of YIQ's colour plane (not HSV's hue, but linear). Without the clamps in
+    in `units`. Hue is a rotation of YIQ's colour plane (not HSV's hue, but linear). Without the clamps in
     between, the order makes no difference: each operation scales the luma (b, and c about its mean) or the colour plane
     (b, c, s, h), and grey is s = 0:
         P = b c (L + s cos(2 pi h) plane + s sin(2 pi h) turned), Q = b (1 - c) L, L taking the luma to all channels.
@@ -146,15 +162,22 @@ def color_mixing(
     both, angle = brightness * contrast, 2 * math.pi * hue
     vivid = both * torch.where(gray, 0, saturation)
     amounts = [both, vivid * torch.cos(angle), vivid * torch.sin(angle), brightness - both, torch.ones_like(both)]
+    parts = mixing_parts(tuple(mean), tuple(std), units, factors.dtype)
+    return (torch.stack(amounts, 1) @ parts.flatten(1)).unflatten(1, parts.shape[1:])
+
+
+@cache
+def mixing_parts(mean: tuple[float, ...], std: tuple[float, ...], units: Units, dtype: torch.dtype) -> Tensor:
+    """(5, C, 2C + 1): what `color_mixing` takes of the luma, plane, turned plane, mean luma and always."""
     channels = len(mean)
-    luma, plane, turned = yiq_parts(channels, factors.dtype)
-    parts = torch.zeros(5, channels, 2 * channels + 1, dtype=factors.dtype)
+    parts = torch.zeros(5, channels, 2 * channels + 1, dtype=dtype)
+    luma, plane, turned = yiq_parts(channels, dtype)
     parts[:3, :, :channels] = torch.stack([luma, plane, turned])
     parts[3, :, channels:-1] = luma
-    means, stds = (torch.tensor(values, dtype=factors.dtype) for values in (mean, std))
-    parts /= stds[:, None] * white
-    parts[4, :, -1] = -means / stds
-    return (torch.stack(amounts, 1) @ parts.flatten(1)).unflatten(1, parts.shape[1:])
+    parts[4, :, -1] = -torch.tensor(mean, dtype=dtype)
+    parts[:, :, -1] += units.shift * parts[:, :, :-1].sum(2)
+    parts[:, :, :-1] *= torch.tensor(units.scale, dtype=dtype).expand(channels).repeat(2)
+    return parts / torch.tensor(std, dtype=dtype)[:, None]
 
 
 @cache

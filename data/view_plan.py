@@ -1,5 +1,6 @@
 """What one view does to each image of a batch: its operations' parameters, on the CPU, from the draws of the step."""
 
+import torch
 from torch import Tensor
 
 from data import view_params
@@ -10,14 +11,18 @@ from utils.draws import Draws
 Plan = dict[str, Tensor]  # each with one row an image
 
 
-def plan_numbers(recipe: ViewConfig, draws: Draws, purpose: str) -> Plan:
-    """The uniform numbers of a view, each (B, ...) float64: what `NUMBERS` lists, and what rarer operations need."""
-    drawn = draws.uniform(purpose, (sum(NUMBERS.values()),))
+def plan_numbers(recipe: ViewConfig, draws: Draws, *purposes: str) -> Plan:
+    """Uniform numbers of views, each (views B, ...) float64: what `NUMBERS` lists, and what rarer operations need."""
+
+    def uniform(name: str, *shape: int) -> Tensor:
+        return torch.cat([draws.uniform(purpose + name, shape) for purpose in purposes])
+
+    drawn = uniform("", sum(NUMBERS.values()))
     numbers = dict(zip(NUMBERS, drawn.split(list(NUMBERS.values()), 1), strict=True))
     if recipe.strong:
-        numbers["strong"] = draws.uniform(f"{purpose}/strong", (recipe.strong, STRONG_NUMBERS))
+        numbers["strong"] = uniform("/strong", recipe.strong, STRONG_NUMBERS)
     if recipe.cutout:
-        numbers["cutout"] = draws.uniform(f"{purpose}/cutout", (CUTOUT_NUMBERS,))
+        numbers["cutout"] = uniform("/cutout", CUTOUT_NUMBERS)
     return numbers
 
 

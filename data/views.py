@@ -14,12 +14,14 @@ from data import view_crop, view_ops, view_params
 from data.sources.base import Cut
 from data.view_change import Change
 from data.view_config import LocalConfig, ViewConfig, ViewsConfig
+from data.view_crop import Form
 from data.view_plan import Plan, plan_numbers
 from utils.draws import Draws
 
 __all__ = ["Views", "ViewsConfig"]
 
 PART = 2**19  # numbers in a part of a batch on a CPU: two megabytes in float32
+Make = Callable[[Tensor, slice, Tensor | None], Tensor]  # of images, their rows among the views, where these belong
 
 
 class Views:
@@ -72,8 +74,8 @@ class Views:
         """(B, C, side, side) the images themselves, normalised, channels_last: what evaluation and the E-step see."""
         size = self._size(0)
 
-        def make(part: slice) -> Tensor:
-            levels = view_crop.window(images[part], self.config.test_crop, size, None, self.dtype)
+        def make(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
+            levels = view_crop.window(part, self.config.test_crop, size, None, self.dtype)
             return self.change.normalize(levels.div_(255))
 
         return self._in_parts(images, size, make)
@@ -99,8 +101,8 @@ class Views:
         recipe, size = self._recipe(number), (crops.shape[2], crops.shape[3])
         plan = self.change.plan(recipe, plan_numbers(recipe, draws, self._purpose(number)), size)
 
-        def make(part: slice) -> Tensor:
-            return self.change(view_crop.as_levels(crops[part], self.dtype), recipe, _rows(plan, part))
+        def make(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
+            return self.change(view_crop.as_levels(part, self.dtype), recipe, _rows(plan, rows), out)
 
         return self._in_parts(crops, size, make)
 
@@ -136,21 +138,26 @@ class Views:
     def _alike(self, images: Tensor, numbers: Sequence[int], draws: Draws) -> list[Tensor]:
         """The views `numbers`, which share a recipe, each (B, C, *size), at once: small steps cost by the call."""
         recipe, size = self._recipe(numbers[0]), self._size(numbers[0])
-        drawn = [plan_numbers(recipe, draws, self._purpose(number)) for number in numbers]
-        uniform = {name: torch.cat([own[name] for own in drawn]) for name in drawn[0]}  # (views B, ...)
-        plan = self.change.plan(recipe, uniform, size)
+        uniform = plan_numbers(recipe, draws, *map(self._purpose, numbers))
+        form = view_crop.best_form(images, size, self.dtype)
+        if recipe.crop_scale is None or not self.change.mixes(recipe):
+            form = Form.BYTES
+        plan = self.change.plan(recipe, uniform, size, view_crop.units(form))
         plan["flipped"] = uniform["flip"][:, 0] < recipe.flip
         if recipe.crop_scale is not None:
             height, width = images.shape[2:]
             scale, ratio = recipe.crop_scale, recipe.crop_ratio
             plan["boxes"] = view_params.crop_boxes(uniform, height, width, scale=scale, ratio=ratio)
-        repeated = images if len(numbers) == 1 else images.repeat(len(numbers), 1, 1, 1)
 
-        def make(part: slice) -> Tensor:
-            own = _rows(plan, part)
-            return self.change(self._cut(repeated[part], recipe, own, size), recipe, own)
+        def make(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
+            own = _rows(plan, rows)
+            if form is Form.BYTES:
+                levels = self._cut(part, recipe, own, size)
+            else:
+                levels = view_crop.crop_planes(part, form, own["boxes"], own["flipped"], size, self.dtype)
+            return self.change(levels, recipe, own, out)
 
-        return list(self._in_parts(repeated, size, make).chunk(len(numbers)))
+        return list(self._in_parts(images, size, make, len(numbers), form).chunk(len(numbers)))
 
     def _cut(self, images: Tensor, recipe: ViewConfig, plan: Plan, size: tuple[int, int]) -> Tensor:
         """(B, C, *size) from 0 to 255: crop and flip."""
@@ -160,21 +167,33 @@ class Views:
         levels = view_crop.window(images, recipe.crop_window or self.config.test_crop, size, places, self.dtype)
         return view_ops.on_rows(levels, plan["flipped"].nonzero().flatten(), view_ops.mirror)
 
-    def _in_parts(self, images: Tensor, size: tuple[int, int], make: Callable[[slice], Tensor]) -> Tensor:
-        """What `make` makes of each part of the batch, together, channels_last, as edges where these are wanted.
+    def _in_parts(
+        self, images: Tensor, size: tuple[int, int], make: Make, times: int = 1, form: Form = Form.BYTES
+    ) -> Tensor:
+        """What `make` makes of each part of the batch, `times` over: (times B, ...), channels_last, perhaps as edges.
 
         On a CPU the parts are small enough for its caches, and for memory that is kept from one to the next.
         """
         height, width = images.shape[2:]
         largest = images.shape[1] * max(height * width, size[0] * size[1])
-        n_parts = max(1, round(len(images) * largest / PART)) if images.device.type == "cpu" else 1
+        n_parts = max(1, len(images) * largest // PART) if images.device.type == "cpu" else 1
         length = max(1, -(-len(images) // n_parts))
-        shape = (len(images), 2 if self.config.sobel else images.shape[1], *size)
+        small = images.device.type != "cpu" or times * len(images) * largest < 2 * PART
+        at_once = times if small else 1  # views in a part
+        shape = (times * len(images), 2 if self.config.sobel else images.shape[1], *size)
         views = torch.empty(shape, dtype=self.dtype, device=images.device, memory_format=torch.channels_last)
         for start in range(0, len(images), length):
-            part = slice(start, start + length)
-            made = make(part)
-            views[part] = view_ops.sobel(made) if self.config.sobel else made
+            part = view_crop.bring(images[start : start + length], form)
+            part = part if at_once == 1 else torch.cat([part] * at_once)
+            for number in range(times // at_once):
+                first = number * len(images) + start
+                rows = slice(first, first + len(part))
+                out = views[rows]
+                made = make(part, rows, None if self.config.sobel else out)
+                if self.config.sobel:
+                    out.copy_(view_ops.sobel(made))
+                elif made is not out:
+                    out.copy_(made)
         return views
 
 

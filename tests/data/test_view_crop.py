@@ -73,6 +73,42 @@ def test_flipped_crops_are_the_mirrored_crops_and_the_others_are_not(side: int, 
     assert torch.equal(mixed[~flipped], straight[~flipped])
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "side", "size"), [(3, 32, 32), (1, 32, 64), (3, 17, 24), (3, 97, 83), (1, 97, 83)]
+)
+def test_planes_in_their_units_are_the_crops(
+    channels: int, side: int, size: int, bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_crop, "fast_bf16", lambda: bf16)
+    images, boxes, flipped = random_bytes(side, side)[:, :channels], random_boxes(side, side), torch.arange(B) % 2 > 0
+    form, out = view_crop.best_form(images, (size, size), torch.float32), (size, size)
+    planes = view_crop.crop_planes(view_crop.bring(images, form), form, boxes, flipped, out, torch.float32)
+    assert torch.equal(planes[:, channels:], torch.ones_like(planes[:, channels:]))
+    scale, shift = view_crop.units(form)
+    pixels = planes[:, :channels] * torch.tensor(scale)[:, None, None] + shift
+    torch.testing.assert_close(pixels, view_crop.crop_resize(images, boxes, flipped, out) / 255, rtol=0, atol=1e-6)
+
+
+def test_boxes_a_pixel_wide_or_high_are_torchvisions(reference: ModuleType) -> None:
+    images, size = random_bytes(97, 97)[:4], [83, 97]
+    boxes = torch.tensor([[5, 7, 1, 1], [0, 3, 1, 90], [4, 96, 60, 1], [96, 96, 1, 1]])
+    cropped = view_crop.crop_resize(images, boxes, STRAIGHT[:4], (83, 97))
+    for image, box, got in zip(images, boxes.tolist(), cropped, strict=True):
+        assert torch.equal(got, reference.resized_crop(image, *box, size=size, antialias=True).float())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_tables_hold_the_weights_of_all_boxes(flip: bool) -> None:
+    boxes = torch.tensor([[start, 0, length, 8] for start in range(8) for length in range(1, 9 - start)])
+    start, length, flipped = boxes[:, 0].float(), boxes[:, 2].float(), torch.full((len(boxes),), flip)
+    expected = view_crop.resize_weights(start, length, 8, 16, flipped, False).to(torch.bfloat16)
+    down, across = view_crop.weight_tables(8, 16)
+    number = view_crop._box_numbers(boxes, 8)[0]
+    assert flip or torch.equal(down[number], expected)
+    assert torch.equal(across[number + flip * len(down)].transpose(1, 2), expected)
+
+
 @pytest.mark.parametrize("side", [32, 83])
 def test_the_whole_image_as_box_changes_nothing(side: int) -> None:
     images, whole = random_bytes(side, side), torch.tensor([0, 0, side, side]).expand(B, 4)

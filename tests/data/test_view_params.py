@@ -126,9 +126,21 @@ def test_the_color_matrix_normalises_and_takes_grey_levels_as_well() -> None:
     always, some = torch.ones(5, dtype=torch.bool), torch.tensor([True, False, False, True, False])
     mean, std = torch.tensor([0.5, 0.4, 0.3]).double(), torch.tensor([0.2, 0.3, 0.25]).double()
     low, high = (-mean / std).tolist(), ((1 - mean) / std).tolist()
-    mixing = view_params.color_mixing(always, factors, some, mean.tolist(), std.tolist(), 255)
+    mixing = view_params.color_mixing(always, factors, some, mean.tolist(), std.tolist(), view_params.Units((1 / 255,)))
     expected = (mixed(images, always, factors, some) - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(view_ops.mix_channels(255 * images, mixing, low, high), expected)
+
+
+def test_a_plane_of_ones_other_units_and_memory_given_change_nothing() -> None:
+    levels, factors = torch.rand(3, 3, 5, 7, dtype=torch.float64), torch.rand(3, 4, dtype=torch.float64)
+    always, never, zeros, ones = torch.ones(3) > 0, torch.ones(3) < 0, (0.0,) * 3, (1.0,) * 3
+    units = view_params.Units((0.5, 0.25, 2.0), 0.125)
+    pixels = levels * torch.tensor(units.scale)[:, None, None] + units.shift
+    planes, out = torch.cat([levels, torch.ones_like(levels[:, :1])], 1), torch.empty(3, 5, 7, 3).double()
+    mixing = view_params.color_mixing(always, factors, never, zeros, ones, units)
+    made = view_ops.mix_channels(planes, mixing, zeros, ones, out.permute(0, 3, 1, 2))
+    assert made.data_ptr() == out.data_ptr()
+    torch.testing.assert_close(made, mixed(pixels, always, factors, never))
 
 
 def test_one_channel_takes_brightness_and_contrast_and_has_no_color() -> None:
