@@ -54,12 +54,13 @@ class CC(Method):
         projections = [self.projector(view) for view in features]  # two of (B, D)
         probabilities = [torch.softmax(self.cluster_head(view), dim=1) for view in features]  # two of (B, K)
         instance = nt_xent(*projections, temperature=self.config.temperature)
-        losses: Losses = {"instance": instance, "carry": {"features": torch.stack(projections, 1).detach()}}
+        carry = {"features": torch.stack(projections, 1).detach()}
         if batch.phase == UNLABELLED:  # images of other classes too: none of these clusters need be theirs
             # every learnable parameter takes part in every step, which is what DistributedDataParallel expects
-            return losses | {"loss": instance + 0 * torch.stack(probabilities).sum()}
+            return {"loss": instance + 0 * torch.stack(probabilities).sum(), "instance": instance, "carry": carry}
         cluster, entropy = cluster_contrast(*probabilities, temperature=self.config.cluster_temperature)
-        return losses | {"loss": instance + cluster + entropy, "cluster": cluster, "negative_entropy": entropy}
+        loss = instance + cluster + entropy
+        return {"loss": loss, "instance": instance, "cluster": cluster, "negative_entropy": entropy, "carry": carry}
 
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.projector(self.encoder(images)), dim=1)

@@ -98,7 +98,7 @@ class Watch:
             "collapse",
             self.bad_logs >= PATIENCE,
             f"the features collapse: spread {health['feature_std']:.3f} (about 1 is healthy), effective rank "
-            f"{health['rankme']:.1f}; lower optim.learning_rate or raise method.ema_momentum",
+            f"{health['rankme']:.1f}; lower optim.learning_rate, or raise method.ema_momentum where it exists",
         )
 
     def clusters(self, state: ClusterState, health: dict[str, float]) -> Iterator[str]:
