@@ -181,6 +181,11 @@ def chunks(n_rows: int, width: int, device: torch.device) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, n_rows, rows)]
 
 
+def part_of(part: slice | Tensor, start: int, end: int) -> slice | Tensor:
+    """Entries start to end of `part`, a slice or positions of rows."""
+    return slice((part.start or 0) + start, (part.start or 0) + end) if isinstance(part, slice) else part[start:end]
+
+
 def positive(name: str, value: float, *, zero: bool = False) -> None:
     """ValueError unless `value` is a number above 0 (or 0 itself where `zero` is allowed)."""
     if not isinstance(value, Real) or not (value >= 0 if zero else value > 0):

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from torch_clustering import cuda_assign
-from torch_clustering._checks import CHUNK_BYTES, chunks
+from torch_clustering._checks import CHUNK_BYTES, chunks, part_of
 from torch_clustering.gemm import Affine
+from torch_clustering.least import argmin, least_, place_error
 
 # differences first: |x|² + |c|² - 2xc cancels when rows lie far from the origin
 DIRECT = "donot_use_mm_for_euclid_dist"
-THIN = 128  # columns of a product that is bound by memory
+THIN = 128  # centres (at most `least.MOST`) up to which memory bounds the product, and scores lie centre by centre
+MOST_ROWS = 1 << 14  # of a block
 FOLDED = 4.0  # an origin farther than this many times the rows' spread is subtracted from the rows themselves
 
 
@@ -80,32 +82,50 @@ class Rows:
 
 
 class Scorer:
-    """Scores |x - c|² - |x - origin|² of blocks of rows; centers (K, D) float64."""
+    """Scores |x - c|² - |x - origin|² of blocks of rows; centers (K, D) float64.
 
-    def __init__(self, rows: Rows, centers: Tensor) -> None:
-        self.rows, self.centers = rows, centers
+    transposed: the scores of a centre lie in one piece, not those of a row; `least` may then change them by rounding.
+    """
+
+    def __init__(self, rows: Rows, centers: Tensor, transposed: bool = False) -> None:
+        self.rows, self.centers, self.transposed = rows, centers, transposed
         moved = centers - rows.origin  # (K, D) same distances, smaller norms
         bias = moved.square().sum(1)
         if rows.folded:
             bias += 2 * moved @ rows.origin
         self.affine = Affine((-2 * moved).to(rows.x.dtype), bias.to(rows.x.dtype))
         radius, distance = float(moved.norm(dim=1).max()), float(rows.origin.norm()) if rows.folded else 0.0
-        error = relative_error(rows.x)
+        error = relative_error(rows.x) + (place_error(rows.x.dtype) if transposed else 0.0)
         # a score's error: that of 2 x (c - origin), |x| <= norm + distance, and that of the bias
         self.slope, self.level = 2 * error * radius, rows.norms.new_tensor(error * radius * (radius + 4 * distance))
 
     def chunk_rows(self) -> int:
         """Rows of a block that fits the cache with its scores."""
         x, budget = self.rows.x, CHUNK_BYTES if self.rows.x.device.type == "cpu" else 256 * CHUNK_BYTES
+        if self.transposed:  # the product takes fewer rows at a time
+            return max(64, min(MOST_ROWS, budget // (x.element_size() * len(self.centers))))
         fitting = budget // (x.element_size() * max(x.shape[1], len(self.centers)))
         return max(1, min(len(x), max(64, fitting)))
 
     def scores(self, part: slice | Tensor) -> Tensor:
         """(b, K) scores of rows `part`; they are overwritten by the next call."""
+        if not self.transposed:
+            block = self._cached(part)
+            return self.affine(block, self.rows.buffer("scores", len(block), len(self.centers)))
+        n_rows = len(self.rows.norms[part])
+        scores = self.rows.buffer("scores", len(self.centers), n_rows)
+        step = max(64, CHUNK_BYTES // (2 * scores.element_size() * self.centers.shape[1]))
+        for start in range(0, n_rows, step):
+            block, out = self._cached(part_of(part, start, min(start + step, n_rows))), scores[:, start : start + step]
+            torch.addmm(self.affine.bias[:, None], self.affine.weight, block.T, out=out)
+        return scores.T
+
+    def _cached(self, part: slice | Tensor) -> Tensor:
+        """(b, D) what products are taken with, brought into the cache, which a thin product does too slowly itself."""
         block = self.rows.block(part)
         if self.rows.folded and isinstance(part, slice) and len(self.centers) <= THIN and block.device.type == "cpu":
-            block.sum()  # brings the rows into the cache, which a thin product alone does too slowly
-        return self.affine(block, self.rows.buffer("scores", len(block), len(self.centers)))
+            block.sum()
+        return block
 
     def errors(self, part: slice | Tensor) -> Tensor:
         """(b,) bound of |computed - exact| of each score of these rows."""
@@ -130,11 +150,17 @@ class Scorer:
         return torch.full_like(rows, len(centers)).scatter_reduce(0, row[nearest], center[nearest], "amin")
 
 
-def take_least_(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def take_least_(scores: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
     """(b, 1) int64 where each row of `scores` (b, K) is least, (b, 1) what it is there, and (b,) by how much.
 
     In place, the least score becomes infinite.
     """
+    if transposed:
+        places, gaps = least_(scores.T[None])
+        own = places[0, :, None].long()
+        best = scores.gather(1, own)
+        scores.scatter_(1, own, math.inf)
+        return own, best, gaps[0]
     own = argmin(scores)[:, None]
     best = scores.gather(1, own)
     scores.scatter_(1, own, math.inf)
@@ -150,25 +176,34 @@ def nearest_each(rows: Rows, centers: Sequence[Tensor], labels: Sequence[Tensor]
         for own, some in zip(labels, centers, strict=True):
             own.copy_(cuda_assign.nearest(rows.x, some, nearest, rows.shifted))
         return
-    scorer = Scorer(rows, torch.cat(list(centers)))
-    ends = torch.tensor([len(one) for one in centers]).cumsum(0).tolist()
+    sizes = [len(one) for one in centers]
+    alike = len(set(sizes)) == 1  # then the least of all sets are found together
+    transposed = sum(sizes) <= THIN and rows.x.device.type == "cpu"
+    scorer = Scorer(rows, torch.cat(list(centers)), transposed)
+    ends = torch.tensor(sizes).cumsum(0).tolist()
     columns = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-    alike = len({len(one) for one in centers}) == 1  # then the least of all sets are found together
     together = [(slice(None), labels)] if alike else [(own, [one]) for own, one in zip(columns, labels, strict=True)]
-    sure = [torch.empty((len(rows.x), len(sets)), dtype=torch.bool, device=rows.x.device) for _, sets in together]
+    unsure = [torch.empty((len(sets), len(rows.x)), dtype=torch.bool, device=rows.x.device) for _, sets in together]
     step = scorer.chunk_rows()
     for start in range(0, len(rows.x), step):
         part = slice(start, start + step)
         scores, errors = scorer.scores(part), 2 * scorer.errors(part)
-        for (column, sets), settled in zip(together, sure, strict=True):
-            least, _, gap = take_least_(scores[:, column].reshape(len(scores) * len(sets), -1))
-            settled[part] = gap.view(-1, len(sets)) > errors[:, None]  # not so where scores overflowed
-            for own, found in zip(sets, least.view(-1, len(sets)).unbind(1), strict=True):
+        for (column, sets), doubt in zip(together, unsure, strict=True):
+            least, gap = least_of_sets_(scores[:, column], len(sets), transposed)
+            doubt[:, part] = torch.logical_not(gap > errors)  # so where scores overflowed
+            for own, found in zip(sets, least, strict=True):
                 own[part] = found
-    unsure = torch.cat(sure, 1).logical_not_().unbind(1)
-    for own, column, mask in zip(labels, columns, unsure, strict=True):
+    for own, column, mask in zip(labels, columns, torch.cat(unsure), strict=True):
         doubtful = mask.nonzero()[:, 0]
         own[doubtful] = scorer.settle(doubtful, column).to(own.dtype)
+
+
+def least_of_sets_(scores: Tensor, n_sets: int, transposed: bool) -> tuple[Tensor, Tensor]:
+    """(s, b) which score of each row is least in each of s sets, and (s, b) by how much; uses up scores (b, s K)."""
+    if transposed:
+        return least_(scores.T.view(n_sets, -1, len(scores)))
+    least, _, gap = take_least_(scores.reshape(len(scores) * n_sets, -1), transposed)
+    return least.view(-1, n_sets).T, gap.view(-1, n_sets).T
 
 
 def nearest(x: Tensor, centers: Tensor) -> Tensor:
@@ -197,11 +232,6 @@ def inertia(x: Tensor, weights: Tensor, centers: Tensor, labels: Tensor) -> Tens
     for part in chunks(len(x), 2 * x.shape[1], x.device):
         total += (weights[part] * own_squared_distances(x[part], centers, labels[part])).sum()
     return total
-
-
-def argmin(scores: Tensor) -> Tensor:
-    """Index of the least score of each row; NumPy's takes a tenth of the time of torch's on the CPU."""
-    return torch.from_numpy(scores.numpy().argmin(1)) if scores.device.type == "cpu" else scores.argmin(1)
 
 
 def relative_error(x: Tensor) -> float:

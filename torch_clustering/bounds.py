@@ -92,7 +92,7 @@ class Bounds:
         doubtful = []
         for part in parts:
             scores = scorer.scores(part)
-            own, best, gap = take_least_(scores)
+            own, best, gap = take_least_(scores, scorer.transposed)
             unsure = torch.logical_not(gap > 2 * scorer.errors(part)).nonzero()[:, 0]
             doubtful.append(unsure + part.start if isinstance(part, slice) else part[unsure])
             labels[part] = own[:, 0].to(labels.dtype)

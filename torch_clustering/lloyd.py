@@ -109,10 +109,10 @@ def step(shard: Shard, rows: Rows, climbs: Sequence[Climb], settings: Settings) 
     """Label all rows by the climbs' centers and make the totals of all ranks, in one message. Collective."""
     previous = [climb.labels.clone() for climb in climbs]
     label(rows, climbs, settings)
+    n_changed = update_totals_([c.totals for c in climbs], shard, previous, [c.labels for c in climbs])
     message = []
-    for climb, before in zip(climbs, previous, strict=True):
-        n_changed = update_totals_(climb.totals, shard, before, climb.labels)
-        message += [climb.totals.flatten(), climb.totals.new_tensor([n_changed])]
+    for climb, number in zip(climbs, n_changed, strict=True):
+        message += [climb.totals.flatten(), climb.totals.new_tensor([number])]
     summed = sum_over_ranks(torch.cat(message), shard.group).split([len(part) for part in message])
     for climb, totals, changed in zip(climbs, summed[::2], summed[1::2], strict=True):
         climb.everywhere, climb.changed = totals.view_as(climb.totals), float(changed) / shard.n_rows
@@ -123,10 +123,10 @@ def label(rows: Rows, climbs: Sequence[Climb], settings: Settings) -> None:
     unbounded: list[Climb] = []
     for climb in climbs:
         if climb.bounds is not None:
-            climb.bounds.refresh(Scorer(rows, climb.centers), climb.labels)
+            climb.bounds.refresh(Scorer(rows, climb.centers, climb.bounds.transposed), climb.labels)
         elif not climb.settled and climb.changed <= settings.calm and bounds_fit(rows, climbs, climb, settings):
             climb.bounds = Bounds(rows, len(climb.centers))
-            climb.bounds.fill(Scorer(rows, climb.centers), climb.labels)
+            climb.bounds.fill(Scorer(rows, climb.centers, climb.bounds.transposed), climb.labels)
         else:
             unbounded.append(climb)
     while unbounded:

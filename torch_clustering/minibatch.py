@@ -218,7 +218,7 @@ def batch_totals(batch: Shard, centers: Tensor) -> tuple[Tensor, float]:
     """(K, D + 2) float64 totals of the clusters of the batch (see `totals`), and its mean inertia. Collective."""
     labels = nearest(batch.x, centers)
     totals = centers.new_zeros((len(centers), centers.shape[1] + 2))
-    update_totals_(totals, batch, torch.full_like(labels, -1), labels)
+    update_totals_([totals], batch, [torch.full_like(labels, -1)], [labels])
     inertia = (batch.weights * own_squared_distances(batch.x, centers, labels)).sum()
     summed = sum_over_ranks(torch.cat([totals.flatten(), inertia[None]]), batch.group)
     totals = summed[:-1].view_as(totals)

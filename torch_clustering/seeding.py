@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_clustering._checks import CHUNK_BYTES, Shard, chunks, warn
+from torch_clustering._checks import CHUNK_BYTES, Shard, chunks, part_of, warn
 from torch_clustering._collectives import gather, sum_over_ranks
 from torch_clustering.assign import DIRECT, Rows, factor_error, relative_error
 from torch_clustering.bounds import DOUBT, Sketch
@@ -217,11 +217,6 @@ def squared_distances(rows: Rows, centers: Tensor, part: slice | Tensor = slice(
         exact = (rows.x[found[pairs]].double() - centers[center[pairs]]).square().sum(1)
         squared[center[pairs], row[pairs]] = exact.to(squared.dtype)
     return squared
-
-
-def part_of(part: slice | Tensor, start: int, end: int) -> slice | Tensor:
-    """Entries start to end of `part`, a slice or positions of rows."""
-    return slice((part.start or 0) + start, (part.start or 0) + end) if isinstance(part, slice) else part[start:end]
 
 
 def rows_at(shard: Shard, positions: Tensor) -> Tensor:

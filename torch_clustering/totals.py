@@ -4,69 +4,81 @@ Totals (K, D + 2) float64 hold, per cluster, the weighted sum of its rows, their
 weight 0 count as none). They and the centres are all that crosses ranks.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torch_clustering import cuda_assign
-from torch_clustering._checks import Shard, chunks
+from torch_clustering._checks import Shard, chunks, part_of
 from torch_clustering._collectives import gather
 from torch_clustering.assign import own_squared_distances
 from torch_clustering.seeding import fetch_rows
 
-BLOCK_ROWS = 1 << 14  # rows whose labels are compared at once
+BLOCK_ROWS = 1 << 16  # rows whose labels are compared at once
+Moves = tuple[Tensor, Tensor, Tensor]  # totals (K, D + 2) and of some rows (n,) labels before, -1: none, and now
 
 
-def update_totals_(totals: Tensor, shard: Shard, previous: Tensor, labels: Tensor) -> int:
+def update_totals_(
+    totals: Sequence[Tensor], shard: Shard, previous: Sequence[Tensor], labels: Sequence[Tensor]
+) -> list[int]:
     """Take the rows whose label changed out of their previous clusters (-1: none) and into their new ones, in place.
 
-    previous, labels (n,) of own rows. float64 totals are exact enough for the sums never to be made anew.
+    For several clusterings: totals of each; previous, labels (n,) of own rows. float64 totals are exact enough for the
+    sums never to be made anew.
 
     Returns:
-        The number of these rows.
+        The number of these rows in each clustering.
     """
-    if cuda_assign.available(labels.device):
-        from torch_clustering.cuda_sums import cluster_totals  # imports Triton
-
-        changed = (labels != previous).nonzero()[:, 0]
-        leaving = changed[previous[changed] >= 0]
-        totals += cluster_totals(shard.x, shard.weights, labels, len(totals), changed)
-        totals -= cluster_totals(shard.x, shard.weights, previous, len(totals), leaving)
-        return len(changed)
-    n_changed = 0
-    for start in range(0, len(labels), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        changed = (labels[part] != previous[part]).nonzero()[:, 0] + start
-        n_changed += len(changed)
-        own, before = labels[changed], previous[changed]
-        leaving = changed[before >= 0]
-        add_rows_(totals, shard, torch.cat([changed, leaving]), torch.cat([own, before[before >= 0]]), len(changed))
+    if cuda_assign.available(shard.x.device):
+        return [_update_on_cuda_(*one, shard) for one in zip(totals, previous, labels, strict=True)]
+    n_changed = [0] * len(totals)
+    for start in range(0, len(shard.x), BLOCK_ROWS):
+        part = slice(start, min(start + BLOCK_ROWS, len(shard.x)))
+        together = []  # clusterings in which all of these rows changed, as in a first pass
+        for turn, moves in enumerate(zip(totals, previous, labels, strict=True)):
+            changed = (moves[2][part] != moves[1][part]).nonzero()[:, 0] + start
+            n_changed[turn] += len(changed)
+            if len(changed) == part.stop - start:
+                together.append(moves)
+            else:
+                move_rows_(shard, changed, [moves])
+        move_rows_(shard, part, together)
     return n_changed
 
 
-def add_rows_(totals: Tensor, shard: Shard, rows: Tensor, labels: Tensor, n_added: int) -> None:
-    """Add the first `n_added` of the rows at positions `rows` (m,) to the totals of clusters `labels` (m,), in place.
+def _update_on_cuda_(totals: Tensor, previous: Tensor, labels: Tensor, shard: Shard) -> int:
+    from torch_clustering.cuda_sums import cluster_totals  # imports Triton
 
-    The other rows are subtracted.
-    """
-    weights = shard.weights[rows]
-    weights[n_added:] *= -1
-    totals[:, -2] += torch.bincount(labels, weights, len(totals))
-    totals[:, -1] += torch.bincount(labels, weights.sign(), len(totals))
-    labels, order = labels.sort(stable=True)
-    rows, weights = rows[order], weights[order]
-    parts = chunks(len(rows), 2 * totals.shape[1], totals.device)
-    found = shard.x.new_empty((min(len(rows), parts[0].stop if parts else 0), shard.x.shape[1]))
-    exact, places = torch.empty_like(found, dtype=torch.float64), torch.arange(len(found), device=found.device)
-    for part in parts:  # each part's rows follow each other by cluster
-        own, sizes = torch.unique_consecutive(labels[part], return_counts=True)
-        n_rows = len(rows[part])
-        torch.index_select(shard.x, 0, rows[part], out=found[:n_rows])
-        exact[:n_rows] = found[:n_rows]
-        sums = F.embedding_bag(
-            places[:n_rows], exact, sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights[part]
-        )
-        totals[:, :-2].index_add_(0, own, sums)
+    changed = (labels != previous).nonzero()[:, 0]
+    leaving = changed[previous[changed] >= 0]
+    totals += cluster_totals(shard.x, shard.weights, labels, len(totals), changed)
+    totals -= cluster_totals(shard.x, shard.weights, previous, len(totals), leaving)
+    return len(changed)
+
+
+def move_rows_(shard: Shard, rows: slice | Tensor, clusterings: Sequence[Moves]) -> None:
+    """Move the rows `rows`, a slice or positions, from cluster to cluster; they are read once for all clusterings."""
+    n_rows = len(shard.x[rows]) if isinstance(rows, slice) else len(rows)
+    width = shard.x.shape[1]
+    parts = chunks(n_rows if clusterings else 0, width + 2, shard.x.device)
+    exact = shard.x.new_empty((min(n_rows, parts[0].stop) if parts else 0, width + 2), dtype=torch.float64)
+    for part in parts:
+        some = part_of(rows, part.start, min(part.stop, n_rows))
+        x, weights = shard.x[some], shard.weights[some]
+        terms = exact[: len(x)]
+        terms[:, :-2], terms[:, -2], terms[:, -1] = x, weights, weights.sign()
+        if shard.weights.stride() != (0,):
+            terms[:, :-2] *= weights[:, None]
+        for totals, previous, labels in clusterings:
+            before = previous[some]
+            known = before >= 0
+            if bool(known.all()):
+                totals.index_add_(0, before, terms, alpha=-1)
+            elif bool(known.any()):
+                totals.index_add_(0, before[known], terms[known], alpha=-1)
+            totals.index_add_(0, labels[some], terms)
 
 
 def means(totals: Tensor, spherical: bool) -> Tensor:
