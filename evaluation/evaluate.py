@@ -4,10 +4,11 @@ import sys
 from typing import Any
 
 from evaluation.knn import score_knn
+from evaluation.linear_probe import score_linear
 from evaluation.picture import write_picture
 from evaluation.pixel_baseline import cluster_pixels
 from evaluation.predict import assign_rows, write_assignments
-from evaluation.scores import cluster_sizes, external_scores, scored_state, table
+from evaluation.scores import cluster_sizes, embedding_clusters, external_scores, scored_state, table
 from training.build import Run
 from utils import distributed
 from utils.files import write_json
@@ -23,25 +24,30 @@ def evaluate(run: Run) -> dict[str, Any]:
     assert state.labels is not None
     truth = run.source.read_truth(None)
     n_clusters, seed = run.method.n_clusters, run.settings.run.seed
-    scores, baseline = None, None
+    scores, embedding, baselines = None, None, []
     if truth is not None:
         scores = external_scores(state.labels, truth)
-        labels, features = cluster_pixels(run, n_clusters)
-        baseline = {"name": "KMeans", "features": features, "scores": external_scores(labels, truth)}
+        for labels, features in cluster_pixels(run, n_clusters):
+            baselines.append({"name": "KMeans", "features": features, "scores": external_scores(labels, truth)})
+        if run.method.heads:
+            labels, name = embedding_clusters(run)
+            embedding = {"name": name, "features": run.method.embed_name, "scores": external_scores(labels, truth)}
     result = {
         "data": run.source.name,
         "protocol": run.source.protocol,
         "rows": run.source.n_rows,
         "method": run.settings.method.name,
-        "features": run.method.embed_name,
+        "features": "cluster head" if run.method.heads else run.method.embed_name,
         "n_clusters": n_clusters,
         "epoch": run.clock.epoch,
         "finished": run.clock.finished,
         "seed": seed,
         "command": " ".join(sys.argv),
         "scores": scores,
-        "baseline": baseline,
+        "embedding": embedding,
+        "baselines": baselines,
         "knn": score_knn(run),
+        "linear": score_linear(run),
         "clusters": cluster_sizes(state.labels, n_clusters),
     }
     if run.directory is not None:

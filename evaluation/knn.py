@@ -101,7 +101,7 @@ def score_knn(run: Run) -> dict[str, Any] | None:
     split = run.source.knn_split()
     everything = torch.arange(len(truth)) if split is None else split[0]
     bank_rows = everything[truth[everything] >= 0]
-    bank, bank_truth = _encode_part(run, bank_rows, truth)
+    bank, bank_truth = encode_part(run, bank_rows, truth)
     options = run.settings.eval
     if split is None:
         protocol, query_truth = f"leave-one-out over {len(bank_rows):,} rows", bank_truth
@@ -109,7 +109,7 @@ def score_knn(run: Run) -> dict[str, Any] | None:
     else:
         query_rows = split[1][truth[split[1]] >= 0]
         protocol = f"{len(query_rows):,} queries, bank of {len(bank_rows):,}"
-        queries, query_truth = _encode_part(run, query_rows, truth)
+        queries, query_truth = encode_part(run, query_rows, truth)
     probabilities = knn_classify(
         bank,
         bank_truth,
@@ -128,7 +128,7 @@ def score_knn(run: Run) -> dict[str, Any] | None:
     }
 
 
-def _encode_part(run: Run, rows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def encode_part(run: Run, rows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Encoder output and truth of this rank's contiguous part of `rows`, on the device."""
     rank, world = distributed.rank(), distributed.world()
     part = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]

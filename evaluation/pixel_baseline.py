@@ -1,4 +1,4 @@
-"""What KMeans makes of the raw pixels: the number that learnt features have to beat."""
+"""What KMeans makes of raw pixels and of their principal components: the numbers that learnt features have to beat."""
 
 import torch
 import torch.nn.functional as F
@@ -18,26 +18,35 @@ CHUNK_ROWS = 2_048
 STRIPS = 8
 
 
-def cluster_pixels(run: Run, n_clusters: int) -> tuple[Tensor, str]:
-    """(N,) labels of all rows by KMeans on pixels, and the features in words; equal on every rank. Collective.
+def cluster_pixels(run: Run, n_clusters: int) -> list[tuple[Tensor, str]]:
+    """KMeans on pixels and on their 50 principal components: of each (N,) labels of all rows and the features in words.
 
     A row is a vector of D = channels x height x width numbers, normalised as the network sees them; images larger than
-    32 x 32 are averaged down to that. More than 20,000 rows of D > 512 are reduced to their 50 principal components,
-    which takes a D x D covariance instead of the rows in memory.
+    32 x 32 are averaged down to that. Components are not whitened. D <= 50 has no row of components, which would be the
+    pixels turned; more than 20,000 rows of D > 512 have no row of pixels: components take a D x D covariance instead of
+    all pixels in memory. Equal on every rank. Collective.
     """
     rows = run.store.shard(distributed.rank(), distributed.world())
     channels, height, width = run.views.output_shape
-    n_init = MANY_INIT if run.source.n_rows > MANY_ROWS else FEW_INIT
     features = "edges" if run.views.config.sobel else "pixels"
     if max(height, width) > LARGEST_SIDE:
         height = width = LARGEST_SIDE
         features += f" at {LARGEST_SIDE}x{LARGEST_SIDE}"
-    if run.source.n_rows > MANY_ROWS and channels * height * width > MANY_PIXELS:
-        basis = principal_components(run, rows, channels * height * width)
-        points = torch.cat([pixel_rows(run, part) @ basis for part in rows.split(CHUNK_ROWS)])  # (n, 50)
-        features += f", PCA-{N_COMPONENTS}"
-    else:
+    n_pixels = channels * height * width
+    found = []
+    if run.source.n_rows <= MANY_ROWS or n_pixels <= MANY_PIXELS:
         points = torch.cat([pixel_rows(run, part) for part in rows.split(CHUNK_ROWS)])  # (n, D)
+        found.append(_cluster(run, points, n_clusters, features))
+    if n_pixels > N_COMPONENTS:
+        basis = principal_components(run, rows, n_pixels)
+        points = torch.cat([pixel_rows(run, part) @ basis for part in rows.split(CHUNK_ROWS)])  # (n, 50)
+        found.append(_cluster(run, points, n_clusters, f"{features}, PCA-{N_COMPONENTS}"))
+    return found
+
+
+def _cluster(run: Run, points: Tensor, n_clusters: int, features: str) -> tuple[Tensor, str]:
+    """(N,) labels, and the features with the number of restarts. Collective."""
+    n_init = MANY_INIT if run.source.n_rows > MANY_ROWS else FEW_INIT
     seed = derived_seed(run.settings.run.seed, "pixel baseline")
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=seed, group=distributed.everyone()).fit(points)
     return distributed.gather_rows(kmeans.labels_), f"{features}, {n_init} starts"

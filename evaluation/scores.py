@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.parts.centers import cluster
-from models.state import ClusterState
+from models.state import ClusterState, FeatureShard
 from torch_clustering import adjusted_rand, clustering_accuracy, normalized_mutual_info
 from training.build import Run
 from training.embed import embed_shard
@@ -43,15 +43,29 @@ def epoch_scores(run: Run, state: ClusterState | None, clock: Clock) -> dict[str
 
 
 def scored_state(run: Run, state: ClusterState | None, clock: Clock) -> ClusterState:
-    """The state itself; where there is none yet (a warm-up), clusters of the present features that training never sees.
+    """The state itself; where there is none yet (a warm-up), what an E-step would give, which training never sees.
 
     Collective.
     """
     if state is not None and state.labels is not None:
         return state
-    method, settings = run.method, run.settings
-    shard = embed_shard(method, run.store, run.views, clock, seed=settings.run.seed, precision=settings.optim.precision)
-    return cluster(shard, method.estep, method.n_clusters, method.estep.n_init)
+    return run.method.e_step(_shard(run, clock), None, clock)
+
+
+def embedding_clusters(run: Run) -> tuple[Tensor, str]:
+    """(N,) labels of the embedding by the E-step's algorithm, whatever the method's own read-out; and the name of it.
+
+    Collective.
+    """
+    method = run.method
+    state = cluster(_shard(run, run.clock), method.estep, method.n_clusters, method.estep.final_n_init)
+    assert state.labels is not None
+    return state.labels, {"kmeans": "KMeans", "gmm": "GMM"}[method.estep.algorithm]
+
+
+def _shard(run: Run, clock: Clock) -> FeatureShard:
+    precision = run.settings.optim.precision
+    return embed_shard(run.method, run.store, run.views, clock, seed=run.settings.run.seed, precision=precision)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -64,7 +78,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append("no ground truth: clusters are not scored")
     else:
         rows = [(result["method"], result["features"], result["scores"])]
-        rows.append((result["baseline"]["name"], result["baseline"]["features"], result["baseline"]["scores"]))
+        others = [result["embedding"]] if result["embedding"] else []
+        rows += [(other["name"], other["features"], other["scores"]) for other in others + result["baselines"]]
         wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
         lines.append(f"{'':{wide[0]}}  {'features':{wide[1]}}     ACC     NMI     ARI")
         for name, features, scores in rows:
@@ -75,6 +90,12 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"kNN accuracy {knn['accuracy']:.4f}: {knn['features']}, {knn['protocol']}, "
             f"k = {knn['neighbors']}, temperature {knn['temperature']:g}"
+        )
+    if result["linear"] is not None:
+        linear = result["linear"]
+        lines.append(
+            f"linear probe {linear['accuracy']:.4f}: {linear['features']}, {linear['protocol']}, "
+            f"L2 {linear['l2']:g} {linear['chosen']}"
         )
     sizes = result["clusters"]
     used = f"{sizes['used']} of {result['n_clusters']} clusters used"

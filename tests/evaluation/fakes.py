@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from data.sources.base import Source
 from data.store import DataConfig, Store
 from data.views import Views, ViewsConfig
-from models.parts.centers import EStepConfig, memberships
-from models.state import ClusterState
+from models.parts.centers import EStepConfig, cluster, memberships
+from models.state import ClusterState, FeatureShard
 from utils.clock import Clock
 
 N_ROWS, SHAPE, KINDS = 101, (1, 5, 5), 4
@@ -54,6 +54,7 @@ class FakeMethod(nn.Module):
     """Embeds by one fixed matrix, encodes by another."""
 
     embed_name, encode_name = "made projection", "made encoder"
+    heads: tuple[int, ...] = ()
 
     def __init__(self, pixels: int, n_clusters: int) -> None:
         super().__init__()
@@ -68,6 +69,9 @@ class FakeMethod(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         return images.flatten(1) @ self.encoder
+
+    def e_step(self, shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:
+        return cluster(shard, self.estep, self.n_clusters, self.estep.n_init)
 
     def assign(self, images: Tensor, state: ClusterState) -> Tensor:
         return memberships(self.embed(images), state, self.estep)

@@ -11,6 +11,7 @@ from PIL import Image
 from evaluation.evaluate import evaluate
 from evaluation.knn import knn_accuracy, knn_classify, score_knn
 from evaluation.scores import scored_state
+from models.state import ClusterState
 from tests.evaluation.fakes import fake_run
 from tests.ranks import run_ranks
 
@@ -36,9 +37,23 @@ def test_picture_shows_a_row_of_sixteen_enlarged_images_per_cluster(tmp_path: Pa
 def test_scores_and_baseline_stand_beside_their_features(tmp_path: Path) -> None:
     result = evaluate(fake_run())
     assert result["scores"] == pytest.approx({"acc": 1.0, "nmi": 1.0, "ari": 1.0})
-    assert (result["features"], result["baseline"]["features"]) == ("made projection", "pixels, 10 starts")
-    assert result["baseline"]["scores"]["acc"] == 1.0
+    [baseline] = result["baselines"]
+    assert (result["features"], baseline["features"]) == ("made projection", "pixels, 10 starts")
+    assert baseline["scores"]["acc"] == 1.0
+    assert result["embedding"] is None
     assert result["clusters"] == {"used": 4, "smallest": 25, "largest": 26}
+
+
+def test_a_cluster_head_is_scored_beside_a_kmeans_of_the_embedding() -> None:
+    run = fake_run()
+    run.method.heads = (4,)
+    run.method.probabilities = lambda images: torch.eye(4).double()[[0]].expand(len(images), 4)  # the head says 0
+    run.method.e_step = lambda shard, state, clock: ClusterState(
+        labels=shard.probabilities[0].argmax(1), centers=torch.zeros(4, 7).double()
+    )
+    result = evaluate(run)
+    assert (result["features"], result["scores"]["acc"]) == ("cluster head", pytest.approx(26 / 101))
+    assert (result["embedding"]["features"], result["embedding"]["scores"]["acc"]) == ("made projection", 1.0)
 
 
 def test_a_run_without_directory_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +76,8 @@ def test_evaluation_changes_nothing_of_the_run(tmp_path: Path) -> None:
 
 def test_without_ground_truth_there_are_clusters_and_no_scores(tmp_path: Path) -> None:
     result = evaluate(fake_run(tmp_path, labelled=False))
-    assert (result["scores"], result["baseline"], result["knn"]) == (None, None, None)
+    assert (result["scores"], result["embedding"], result["baselines"]) == (None, None, [])
+    assert (result["knn"], result["linear"]) == (None, None)
     assert (tmp_path / "assignments.csv").exists()
 
 

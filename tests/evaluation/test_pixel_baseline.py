@@ -20,38 +20,49 @@ def test_pixels_are_normalised_as_the_network_sees_them() -> None:
 
 def test_patterns_in_pixels_are_found() -> None:
     run = fake_run()
-    labels, features = cluster_pixels(run, 4)
+    [(labels, features)] = cluster_pixels(run, 4)  # of 25 pixels there are no 50 components
     assert external_scores(labels, run.source.truth)["acc"] == 1.0
     assert features == "pixels, 10 starts"
 
 
-def test_large_images_are_averaged_down_and_the_name_says_so() -> None:
+def test_components_stand_beside_pixels_and_find_the_same_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_baseline, "N_COMPONENTS", 7)
+    run = fake_run()
+    (_, pixels), (labels, components) = cluster_pixels(run, 4)
+    assert (pixels, components) == ("pixels, 10 starts", "pixels, PCA-7, 10 starts")
+    assert external_scores(labels, run.source.truth)["acc"] == 1.0
+
+
+def test_large_images_are_averaged_down_and_the_name_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_baseline, "N_COMPONENTS", 3072)  # none: the covariance of 3,072 pixels takes seconds
     run = fake_run(images=made_images(13, (3, 64, 96)))
     run.views = Views(ViewsConfig(normalize=False), run.source.image_shape, (0.5,) * 3, (0.25,) * 3)
     found = pixel_rows(run, torch.arange(13))
     blocks = run.source.images.float().unflatten(3, (32, 3)).unflatten(2, (32, 2)).mean((3, 5)) / 255
     torch.testing.assert_close(found, blocks.flatten(1))
-    assert cluster_pixels(run, 4)[1] == "pixels at 32x32, 10 starts"
+    assert [features for _, features in cluster_pixels(run, 4)] == ["pixels at 32x32, 10 starts"]
 
 
-def baseline(rank: int, world: int, many: bool) -> tuple[Tensor, str, Tensor]:
-    """Labels, name, and spanned space of the components, with bounds and chunks so small that all paths are taken."""
+def baseline(rank: int, world: int, many: bool) -> tuple[list[tuple[Tensor, str]], Tensor]:
+    """Labels and names, and the components' spanned space, with bounds and chunks so small that all paths are taken."""
     pixel_baseline.CHUNK_ROWS = 11
     pixel_baseline.MANY_ROWS, pixel_baseline.MANY_PIXELS = (17, 23) if many else (101, 23)
     pixel_baseline.N_COMPONENTS = 7
     run = fake_run()
-    labels, features = cluster_pixels(run, 4)
     basis = principal_components(run, run.store.shard(rank, world), 25)
-    return labels, features, basis @ basis.T
+    return cluster_pixels(run, 4), basis @ basis.T
 
 
-@pytest.mark.parametrize("many, features", [(True, "pixels, PCA-7, 3 starts"), (False, "pixels, 10 starts")])
-def test_labels_are_equal_on_all_ranks_and_to_one_process(many: bool, features: str) -> None:
-    (expected, name, space), *_ = run_ranks(1, baseline, many)
-    assert name == features
+@pytest.mark.parametrize(
+    "many, features", [(True, ["pixels, PCA-7, 3 starts"]), (False, ["pixels, 10 starts", "pixels, PCA-7, 10 starts"])]
+)
+def test_labels_are_equal_on_all_ranks_and_to_one_process(many: bool, features: list[str]) -> None:
+    [(expected, space)] = run_ranks(1, baseline, many)
+    assert [name for _, name in expected] == features
     for world in (2, 4):
-        for labels, _, other_space in run_ranks(world, baseline, many):
-            assert torch.equal(labels, expected)
+        for found, other_space in run_ranks(world, baseline, many):
+            for (labels, _), (other_labels, _) in zip(expected, found, strict=True):
+                assert torch.equal(labels, other_labels)
             torch.testing.assert_close(other_space, space, rtol=0, atol=1e-4)
 
 

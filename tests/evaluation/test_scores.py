@@ -1,9 +1,17 @@
 import pytest
 import torch
 
-from evaluation.scores import cluster_sizes, epoch_scores, external_scores, scored_state, table
-from models.state import ClusterState
+from evaluation.scores import (
+    cluster_sizes,
+    embedding_clusters,
+    epoch_scores,
+    external_scores,
+    scored_state,
+    table,
+)
+from models.state import ClusterState, FeatureShard
 from tests.evaluation.fakes import fake_run
+from utils.clock import Clock
 
 
 def test_renamed_clusters_score_one() -> None:
@@ -39,6 +47,28 @@ def test_a_warmup_without_state_is_scored_by_its_present_features() -> None:
     assert run.state is None
 
 
+def test_a_warmup_without_state_is_read_out_as_the_method_does() -> None:
+    run = fake_run()
+    wrong = ClusterState(labels=torch.zeros(101, dtype=torch.int64))
+    seen = []
+
+    def e_step(shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:
+        seen.append((len(shard.rows), state, clock))
+        return wrong
+
+    run.method.e_step = e_step
+    assert scored_state(run, None, run.clock) is wrong
+    assert seen == [(101, None, run.clock)]
+
+
+def test_the_embedding_is_clustered_whatever_the_methods_own_read_out() -> None:
+    run = fake_run()
+    run.method.e_step = None
+    labels, name = embedding_clusters(run)
+    assert external_scores(labels, run.source.truth)["acc"] == 1.0
+    assert name == "KMeans"
+
+
 def test_no_ground_truth_gives_no_scores() -> None:
     run = fake_run(labelled=False)
     assert epoch_scores(run, None, run.clock) == {}
@@ -60,13 +90,24 @@ RESULT = {
     "finished": True,
     "seed": 3,
     "scores": {"acc": 0.97, "nmi": 0.9312, "ari": 0.9},
-    "baseline": {"name": "KMeans", "features": "pixels", "scores": {"acc": 0.793, "nmi": 0.742, "ari": 0.668}},
+    "embedding": None,
+    "baselines": [
+        {"name": "KMeans", "features": "pixels", "scores": {"acc": 0.793, "nmi": 0.742, "ari": 0.668}},
+        {"name": "KMeans", "features": "pixels, PCA-50", "scores": {"acc": 0.79, "nmi": 0.74, "ari": 0.66}},
+    ],
     "knn": {
         "accuracy": 0.985,
         "features": "target encoder",
         "protocol": "360 queries, bank of 1,437",
         "neighbors": 20,
         "temperature": 0.07,
+    },
+    "linear": {
+        "accuracy": 0.975,
+        "features": "target encoder",
+        "protocol": "360 test rows, fitted to 1,437",
+        "l2": 0.001,
+        "chosen": "of 5 on 143 held-out rows",
     },
     "clusters": {"used": 10, "smallest": 141, "largest": 201},
 }
@@ -78,13 +119,24 @@ def test_table_shows_every_number_with_its_protocol() -> None:
         "        features              ACC     NMI     ARI",
         "propos  target projection  0.9700  0.9312  0.9000",
         "KMeans  pixels             0.7930  0.7420  0.6680",
+        "KMeans  pixels, PCA-50     0.7900  0.7400  0.6600",
         "kNN accuracy 0.9850: target encoder, 360 queries, bank of 1,437, k = 20, temperature 0.07",
+        "linear probe 0.9750: target encoder, 360 test rows, fitted to 1,437, L2 0.001 of 5 on 143 held-out rows",
         "10 of 10 clusters used, 141 to 201 images each",
     ]
 
 
+def test_table_shows_a_cluster_heads_other_read_out_below_its_own() -> None:
+    embedding = {"name": "KMeans", "features": "projection", "scores": {"acc": 0.5, "nmi": 0.25, "ari": 0.125}}
+    lines = table({**RESULT, "method": "cc", "features": "cluster head", "embedding": embedding}).splitlines()
+    assert lines[2:4] == [
+        "cc      cluster head    0.9700  0.9312  0.9000",
+        "KMeans  projection      0.5000  0.2500  0.1250",
+    ]
+
+
 def test_table_says_what_is_missing() -> None:
-    text = table({**RESULT, "scores": None, "baseline": None, "knn": None, "finished": False})
+    text = table({**RESULT, "scores": None, "baselines": [], "knn": None, "linear": None, "finished": False})
     assert "(not finished)" in text
     assert "no ground truth" in text
-    assert "ACC" not in text and "kNN" not in text
+    assert "ACC" not in text and "kNN" not in text and "linear" not in text
