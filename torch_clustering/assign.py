@@ -201,7 +201,7 @@ def nearest_each(rows: Rows, centers: Sequence[Tensor], labels: Sequence[Tensor]
 def least_of_sets_(scores: Tensor, n_sets: int, transposed: bool) -> tuple[Tensor, Tensor]:
     """(s, b) which score of each row is least in each of s sets, and (s, b) by how much; uses up scores (b, s K)."""
     if transposed:
-        return least_(scores.T.view(n_sets, -1, len(scores)))
+        return least_(scores.T.view(n_sets, scores.shape[1] // n_sets, len(scores)))
     least, _, gap = take_least_(scores.reshape(len(scores) * n_sets, -1), transposed)
     return least.view(-1, n_sets).T, gap.view(-1, n_sets).T
 

@@ -31,7 +31,7 @@ def least_(scores: Tensor) -> tuple[Tensor, Tensor]:
     # the second least minimum of its rows and that of its columns
     width = math.isqrt(n_scores - 1) + 1
     full = n_scores - n_scores % width
-    table, rest = scores[:, :full].view(n_sets, -1, width, n_rows), scores[:, full:]
+    table, rest = scores[:, :full].view(n_sets, full // width, width, n_rows), scores[:, full:]
     of_row, of_column = table.amin(2), table.amin(1)
     if full < n_scores:
         of_row = torch.cat([of_row, rest.amin(1, keepdim=True)], 1)

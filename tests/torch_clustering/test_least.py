@@ -30,3 +30,9 @@ def test_no_lead_where_scores_overflow_or_are_equal(n_scores: int) -> None:
     assert bool((place >= 0).all()) and bool((place < n_scores).all())
     sure = lead > 2 * place_error(torch.float32) * 4
     assert sure[0, 1:].tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("n_scores", [5, 29])
+def test_no_rows_have_no_least(n_scores: int) -> None:
+    place, lead = least_(torch.zeros(2, n_scores, 0))
+    assert place.shape == lead.shape == (2, 0)
