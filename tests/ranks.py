@@ -6,8 +6,10 @@ test file. A failing or hanging rank fails the test with its traceback, and the 
 
 import atexit
 import multiprocessing
+import multiprocessing.context
 import os
 import pickle
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -37,7 +39,7 @@ class Pool:
     def __init__(self, world: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
         rendezvous = (Path(self.folder.name) / "rendezvous").as_uri()
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(world):
@@ -67,6 +69,15 @@ class Pool:
             process.kill()
             process.join()
         self.folder.cleanup()
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Where that is sound, ranks are forked from one process that has done their imports; else each does its own."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "training.build", "training.loop"])
+    return context
 
 
 def _serve(rank: int, world: int, rendezvous: str, pipe: Connection) -> None:

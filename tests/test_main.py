@@ -1,54 +1,91 @@
 """The command line from outside: exit codes, one-line errors, what a run leaves behind."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 
 from main import main
 
 ROOT = Path(__file__).parent.parent
+DIGITS = "config/digits_propos.yml"
 TINY = [
-    "config/digits_propos.yml", "encoder.name=tiny", "method.hidden_dim=11", "method.projection_dim=7",
-    "method.warmup_epochs=1", "optim.epochs=2", "estep.n_init=1", "estep.final_n_init=1", "run.checkpoint_minutes=0",
+    DIGITS, "encoder.name=tiny", "method.hidden_dim=11", "method.projection_dim=7",
+    "method.warmup_epochs=1", "optim.epochs=3", "estep.n_init=1", "estep.final_n_init=1", "run.checkpoint_minutes=0",
 ]  # fmt: skip
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+TWO_RANKS = [*TORCHRUN, "--nproc_per_node=2"]
 
 
-def call(*words: str, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """main.py with `words`, under torchrun on several ranks."""
-    program = [sys.executable, "main.py"]
-    if ranks > 1:
-        program = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={ranks}",
-            "main.py",
-        ]
+class Done(NamedTuple):
+    """What a command gave and said."""
+
+    code: int | str | None
+    out: str
+    err: str
+
+
+def call(*words: str) -> Done:
+    """main.py with `words` in this process, which is left as it was: a process of its own spends seconds on imports."""
+    shown = warnings.formatwarning
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(list(words))
+        except SystemExit as left:  # argparse's after --help
+            code = left.code
+        finally:
+            warnings.formatwarning = shown
+            torch.use_deterministic_algorithms(True)
+            torch.autograd.set_detect_anomaly(False)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def start(launcher: list[str], *words: str) -> subprocess.Popen[str]:
+    """main.py with `words` as a program."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    return subprocess.run([*program, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [*launcher, "main.py", *words], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
+    )
 
 
-def first_error(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, done.stderr
+def launch(launcher: list[str], *words: str) -> Done:
+    """The same, to its end."""
+    with start(launcher, *words) as program:
+        out, err = program.communicate(timeout=240)
+    return Done(program.returncode, out, err)
+
+
+def first_error(done: Done) -> str:
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.err
     return lines[0]
 
 
-DIGITS = "config/digits_propos.yml"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = call(*TINY, f"run.folder={folder}", "run.name=whole")
+    assert done.code == 0, done.err
+    return folder / "whole"
 
 
 @pytest.mark.parametrize(
     ("words", "error"),
     [
         (["config/nothing.yml"], "config/nothing.yml: no such file"),
-        (["trian"], "trian: neither a command nor a .yml file (did you mean train?)"),
+        (["trian"], "trian: neither a command nor a .yml or .json file (did you mean train?)"),
         (
             ["prepare", "imagenet11", "--from", "{dir}"],
             "prepare: 'imagenet11' is not prepared (did you mean imagenet10?)",
@@ -92,34 +129,38 @@ DIGITS = "config/digits_propos.yml"
         (["evaluate", "{dir}/none"], "{dir}/none: no run here (config.yml is missing)"),
     ],
 )
-def test_wrong_input_costs_one_line_and_exit_code_two(
-    words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_input_costs_one_line_and_exit_code_two(words: list[str], error: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yml").write_text("method: {name: byol}\noptim:\n  learnig_rate: 0.1\n")
     (tmp_path / "word.yml").write_text("method: {name: byol}\noptim: {weight_decay: small}\n")
     (tmp_path / "broken.yml").write_text("method: {name: byol\noptim: [\n")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "broken.jpg").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(ROOT)
     runs = tmp_path / "runs"
     words = [word.format(dir=tmp_path) for word in words]
     if words[0].endswith(".yml"):
         words.append(f"run.folder={runs}")
-    assert main(words) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {error}".format(dir=tmp_path))
-    assert told.count("\n") == 1
+    done = call(*words)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {error}".format(dir=tmp_path))
+    assert done.err.count("\n") == 1
     assert not runs.exists()
 
 
-def test_batch_that_the_ranks_cannot_share_is_refused_by_rank_zero() -> None:
-    done = call(DIGITS, "optim.global_batch=250", "method.bn_groups=1", ranks=4)
-    assert first_error(done) == (
-        "error: command line: optim.global_batch: 250 is not divisible by 4 ranks; nearest: 248 or 252"
+@pytest.mark.parametrize("rank", [0, 3])
+def test_batch_that_the_ranks_cannot_share_is_refused_by_rank_zero_first(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", str(rank))
+    done = call(DIGITS, "optim.global_batch=250", "method.bn_groups=1")
+    assert done.err == (
+        "error: command line: optim.global_batch: 250 is not divisible by 4 ranks; nearest: 248 or 252\n"
     )
-    assert done.returncode == 1  # torchrun's own; each worker ends with 2
-    assert "exitcode  : 2" in done.stderr
+    assert done.code == 2
+    assert waits == ([] if rank == 0 else [10])  # by then the launcher has ended it: one line in all
 
 
 def test_words_are_refused_before_torch_is_imported() -> None:
@@ -130,30 +171,31 @@ def test_words_are_refused_before_torch_is_imported() -> None:
 
 def test_help_shows_an_example_and_every_command() -> None:
     done = call("--help")
-    assert done.returncode == 0
-    assert "torchrun --nproc_per_node=2 main.py config/digits_propos.yml" in done.stdout
+    assert done.code == 0
+    assert "torchrun --nproc_per_node=2 main.py config/digits_propos.yml" in done.out
     for command in ("train", "resume", "evaluate", "views", "list", "doctor"):
-        assert command in done.stdout
+        assert command in done.out
 
 
 def test_list_names_what_a_config_can_name() -> None:
-    out = call("list").stdout
+    out = call("list").out
     for word in ("propos", "byol", "cifar10", "digits", "folder", "resnet18", "timm:NAME", "config/digits_propos.yml"):
         assert word in out
 
 
 def test_doctor_and_views_run(tmp_path: Path) -> None:
-    assert "torch" in call("doctor").stdout
-    done = call("views", TINY[0], "--out", str(tmp_path / "seen.png"))
-    assert done.returncode == 0, done.stderr
+    assert "torch" in call("doctor").out
+    done = call("views", DIGITS, "--out", str(tmp_path / "seen.png"))
+    assert done.code == 0, done.err
     assert (tmp_path / "seen.png").stat().st_size > 1000
 
 
 def test_two_ranks_train_evaluate_and_leave_a_whole_run(tmp_path: Path) -> None:
-    done = call(*TINY, f"run.folder={tmp_path}", "run.name=two", ranks=2)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run directory:") == 1  # rank 0 alone prints
-    assert "Warning" not in done.stderr
+    words = [*TINY, f"run.folder={tmp_path}", "run.name=two"]
+    done = launch(TWO_RANKS, *words)
+    assert done.code == 0, done.err
+    assert done.out.count("run directory:") == 1  # rank 0 alone prints
+    assert "Warning" not in done.err
     run = tmp_path / "two"
     assert json.loads((run / "status.json").read_text())["status"] == "completed"
     table = (run / "assignments.csv").read_text().splitlines()
@@ -165,70 +207,60 @@ def test_two_ranks_train_evaluate_and_leave_a_whole_run(tmp_path: Path) -> None:
     scores = json.loads((run / "evaluation.json").read_text())
     assert {"acc", "nmi", "ari"} <= scores["scores"].keys()
 
-    again = call(*TINY, f"run.folder={tmp_path}", "run.name=two", ranks=2)
-    assert "run.name: " in again.stderr
-    assert "exists; choose another name" in again.stderr
-    assert again.returncode == 1  # torchrun's; each worker ends with 2
+    again = launch(TWO_RANKS, *words)
+    assert first_error(again).startswith(f"error: command line: run.name: {run} exists; choose another name")
+    assert again.code == 1  # torchrun's own
+    assert "exitcode  : 2" in again.err  # each worker's
 
     before = (run / "checkpoints" / "last.pt").read_bytes()
     judged = call("evaluate", str(run))
-    assert judged.returncode == 0, judged.stderr
+    assert judged.code == 0, judged.err
     assert json.loads((run / "evaluation.json").read_text())["scores"] == scores["scores"]
     assert (run / "checkpoints" / "last.pt").read_bytes() == before
-    refused = call("resume", str(run), "optim.epochs=9")
-    assert first_error(refused).startswith("error: command line: optim.epochs: a run that goes on keeps the value")
-    other = call(*TINY, f"run.folder={tmp_path}", "run.name=two", "run.resume=auto", "run.seed=3")
-    assert first_error(other).startswith("error: command line: run.seed: a run that goes on keeps the value")
 
 
-def test_resolved_config_reproduces_the_run(tmp_path: Path) -> None:
-    assert call(*TINY, f"run.folder={tmp_path}", "run.name=first").returncode == 0
-    config = tmp_path / "first" / "config.yml"
-    done = call(str(config), f"run.folder={tmp_path}", "run.name=second")
-    assert done.returncode == 0, done.stderr
-    tables = [(tmp_path / name / "assignments.csv").read_text() for name in ("first", "second")]
-    assert tables[0] == tables[1]
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [(["resume", "{run}", "optim.epochs=9"], "optim.epochs"), ([*TINY, "run.resume=auto", "run.seed=3"], "run.seed")],
+    ids=["resume", "auto"],
+)
+def test_a_run_that_goes_on_is_not_made_another_one(words: list[str], key: str, whole: Path) -> None:
+    named = [] if words[0] == "resume" else [f"run.folder={whole.parent}", f"run.name={whole.name}"]
+    refused = call(*(word.format(run=whole) for word in words), *named)
+    assert refused.code == 2
+    assert first_error(refused).startswith(f"error: command line: {key}: a run that goes on keeps the value")
+
+
+def test_resolved_config_reproduces_the_run(whole: Path, tmp_path: Path) -> None:
+    done = call(str(whole / "config.yml"), f"run.folder={tmp_path}", "run.name=second")
+    assert done.code == 0, done.err
+    assert (tmp_path / "second" / "assignments.csv").read_text() == (whole / "assignments.csv").read_text()
 
 
 def test_debug_writes_nothing(tmp_path: Path) -> None:
-    done = call("config/digits_propos.yml", "run.debug=true", f"run.folder={tmp_path}/runs")
-    assert done.returncode == 0, done.stderr
+    done = call(DIGITS, "run.debug=true", f"run.folder={tmp_path}/runs")
+    assert done.code == 0, done.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_run_goes_on_with_auto_resume_to_the_same_clusters(tmp_path: Path) -> None:
-    words = [*TINY, "optim.epochs=3", f"run.folder={tmp_path}"]
-    assert call(*words, "run.name=whole").returncode == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "main.py", *words, "run.name=killed"]
-    with subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as killed:
+def test_killed_launcher_leaves_no_orphan_and_its_run_goes_on_to_the_same_clusters(whole: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"run.folder={tmp_path}", "run.name=killed"]
+    guarded = sys.platform == "linux"  # the guard against orphans is Linux' own
+    with start([*TORCHRUN, "--nproc_per_node=1"] if guarded else [sys.executable], *words) as killed:
         assert killed.stdout is not None
-        for line in killed.stdout:
-            if line.startswith("epoch    1"):
-                killed.kill()
+        next(line for line in killed.stdout if line.startswith("epoch    1"))
+        workers = children(killed.pid) if guarded else []
+        assert len(workers) == guarded
+        killed.kill()
+        deadline = time.monotonic() + 60
+        while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [pid for pid in workers if alive(pid)] == []
     assert json.loads((tmp_path / "killed" / "status.json").read_text())["status"] == "running"
-    done = call(*words, "run.name=killed", "run.resume=auto")
-    assert done.returncode == 0, done.stderr
-    assert "going on at step " in done.stdout
-    tables = [(tmp_path / name / "assignments.csv").read_text() for name in ("whole", "killed")]
-    assert tables[0] == tables[1]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the guard is Linux' own")
-def test_killed_launcher_leaves_no_orphans(tmp_path: Path) -> None:
-    words = [*TINY, "optim.epochs=5000", f"run.folder={tmp_path}"]
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(program, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
-        assert launcher.stdout is not None
-        next(line for line in launcher.stdout if line.startswith("epoch"))
-        workers = children(launcher.pid)
-        assert len(workers) == 2
-        launcher.kill()
-    deadline = time.monotonic() + 60
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [pid for pid in workers if alive(pid)] == []
+    done = call(*words, "run.resume=auto")
+    assert done.code == 0, done.err
+    assert "going on at step " in done.out
+    assert (tmp_path / "killed" / "assignments.csv").read_text() == (whole / "assignments.csv").read_text()
 
 
 def children(parent: int) -> list[int]:

@@ -1,5 +1,6 @@
 """Promise 3: killed after an epoch and resumed equals uninterrupted, bit for bit, on 1, 2 and 4 ranks."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,28 +8,36 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import METHODS
+from models.state import ClusterState
 from tests.ranks import run_ranks
 from tests.runs import tiny_run
 from training.build import Run, resume_run
 from training.log import Log
 from training.loop import train
 from training.run_dir import RunDirectory, create_run
+from utils import distributed
 
-CHANGES = {
-    "propos": {
-        "optim__global_batch": 256, "method__bn_groups": 2, "method__queue_size": 96, "method__resample": True,
-        "estep__every_epochs": 2,
-    },
-    "byol": {"optim__global_batch": 256, "optim__accumulation": 2},
+TEST_ROWS = {"data__split": "test", "optim__epochs": 4, "estep__every_epochs": 1}  # 360 of the digits: 5 steps an epoch
+CASES: dict[str, tuple[int, dict[str, Any]]] = {  # epochs done at the kill, what differs
+    "propos": (2, {"method__bn_groups": 2}),
+    "propos, queue, resampling": (
+        1, {"method__queue_size": 96, "method__resample": True, "method__bn_groups": 2, "estep__every_epochs": 2},
+    ),
+    "propos, killed between e-steps": (
+        3, {"method__queue_size": 96, "method__resample": True, "method__bn_groups": 2, "estep__every_epochs": 2},
+    ),
+    "byol": (2, {"optim__accumulation": 2}),
+    "moco": (2, {"method__bn_groups": 2}),
+    "pcl": (2, {"optim__name": "lars"}),
+    "cc": (2, {"optim__name": "adamw"}),
 }  # fmt: skip
+CASES |= {name: (2, {}) for name in METHODS if name not in CASES}
+FOUR_RANKS = "propos, queue, resampling"
 
 
-def advance(run: Run, epochs: int | None) -> None:
-    """Train for some epochs (to the end for None) and drop everything, as a kill after the save would."""
-    with Log(run.settings.log, None, {}) as log:
-        for done, _ in enumerate(train(run, log), 1):
-            if done == epochs:
-                return
+def run_of(case: str) -> Run:
+    return tiny_run(case.split(",")[0], **{**TEST_ROWS, **CASES[case][1]})
 
 
 def everything(run: Run) -> dict[str, Tensor]:
@@ -37,37 +46,40 @@ def everything(run: Run) -> dict[str, Tensor]:
     for index, slots in run.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in slots.items() if isinstance(value, Tensor)}
     assert run.state is not None
-    tensors |= {f"state.{name}": value for name, value in run.state.to_dict().items() if isinstance(value, Tensor)}
+    return tensors | of_state(run.state, "state")
+
+
+def of_state(state: ClusterState, name: str) -> dict[str, Tensor]:
+    fields = {**state.to_dict(), **state.extra}
+    tensors = {f"{name}.{field}": value for field, value in fields.items() if isinstance(value, Tensor)}
+    for number, level in enumerate(state.levels):
+        tensors |= of_state(level, f"{name}.{number}")
     return tensors
 
 
-def uninterrupted(rank: int, world: int, method: str) -> dict[str, Tensor]:
-    run = tiny_run(method, optim__epochs=4, **CHANGES[method])
-    advance(run, None)
-    return everything(run)
-
-
-def killed_and_resumed(rank: int, world: int, method: str, folder: str, after: int) -> dict[str, Tensor]:
-    run = tiny_run(method, optim__epochs=4, **CHANGES[method])
+def whole_and_resumed(rank: int, world: int, case: str, folder: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Everything of a run, and of one that starts anew from what lay on disk when the first had done some epochs."""
+    after = CASES[case][0]
+    run = run_of(case)
     run.directory = create_run(Path(folder), "run", "test", run.settings.to_yaml())
-    advance(run, after)
-    again = tiny_run(method, optim__epochs=4, **CHANGES[method])
-    resume_run(again, RunDirectory(Path(folder) / "run"))
+    killed = Path(folder) / "killed"
+    with Log(run.settings.log, None, {}) as log:
+        for done, _ in enumerate(train(run, log), 1):
+            if done == after and rank == 0:  # the one that writes: its next save comes after this
+                shutil.copytree(run.directory.path, killed)
+    again = run_of(case)
+    resume_run(again, RunDirectory(killed))
     assert again.clock.whole_epochs == after
-    advance(again, None)
-    return everything(again)
+    with Log(run.settings.log, None, {}) as log:
+        for _ in train(again, log):
+            pass
+    distributed.barrier()
+    return everything(run), everything(again)
 
 
-def call(work: Any, world: int, *args: Any) -> list[dict[str, Tensor]]:
-    return run_ranks(world, work, *args) if world > 1 else [work(0, 1, *args)]
-
-
-@pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize(("method", "after"), [("propos", 1), ("propos", 3), ("byol", 2)])
-def test_resumed_equals_uninterrupted_bit_for_bit(world: int, method: str, after: int, tmp_path: Path) -> None:
-    whole = call(uninterrupted, world, method)
-    resumed = call(killed_and_resumed, world, method, str(tmp_path), after)
-    for expected, found in zip(whole, resumed, strict=True):
-        assert expected.keys() == found.keys()
-        different = [name for name in expected if not torch.equal(expected[name], found[name])]
-        assert different == []
+@pytest.mark.parametrize(("case", "world"), [(case, world) for case in CASES for world in (1, 2)] + [(FOUR_RANKS, 4)])
+def test_resumed_equals_uninterrupted_bit_for_bit(case: str, world: int, tmp_path: Path) -> None:
+    work = (case, str(tmp_path))
+    for whole, resumed in run_ranks(world, whole_and_resumed, *work) if world > 1 else [whole_and_resumed(0, 1, *work)]:
+        assert whole.keys() == resumed.keys()
+        assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
