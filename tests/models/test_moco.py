@@ -62,9 +62,8 @@ def test_loss_of_another_size_and_temperature_equals_the_published_number() -> N
 
 def test_queue_takes_more_rows_than_it_holds_as_in_the_published_case() -> None:
     queue = Queue(12, 6).double()
-    queue.write(PAST.roll(-8, 0), torch.arange(12))
-    queue.cursor.fill_(8)
     queue.features.copy_(PAST)
+    queue.cursor.fill_(8)
     keys = torch.cat([z(8, 6, 2), z(8, 6, 3)])
     expected, pointer = queue_loop(PAST.numpy(), 8, keys.numpy())
     queue.write(F.normalize(keys, dim=1), torch.arange(16))
@@ -81,9 +80,7 @@ def test_queue_takes_more_rows_than_it_holds_as_in_the_published_case() -> None:
 
 def tiny_moco(**changes: Any) -> MoCo:
     """A linear encoder with BatchNorm, 6 to 5 to 7 to 3, in float64."""
-    config = MoCoConfig(
-        **{"hidden_dim": 7, "projection_dim": 3, "queue_size": 31, "ema_momentum": 0.9, **changes}  # type: ignore[arg-type]
-    )
+    config = MoCoConfig(**{"hidden_dim": 7, "projection_dim": 3, "queue_size": 31, "ema_momentum": 0.9, **changes})
     torch.manual_seed(3)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
     method = MoCo(encoder, 5, config, EStepConfig(), 3)
@@ -186,10 +183,19 @@ def test_key_of_each_row_is_that_of_the_permuted_batch_and_meets_its_own_query(s
         assert found["loss"].item() == pytest.approx(loss, abs=1e-12)
 
 
+@pytest.mark.parametrize("symmetric", ["none", "mean"])
+def test_without_groups_keys_are_those_of_the_own_views_the_second_for_one_direction(symmetric: str) -> None:
+    method = tiny_moco(symmetric=symmetric)
+    batch = batches(method, 0)[0]
+    expected = [method.contrast.target(view) for view in batch.views]
+    keys = method.loss(batch, None, CLOCK)["carry"]["keys"]
+    torch.testing.assert_close(keys, torch.stack(expected if symmetric == "mean" else expected[1:], 1))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["symmetric"])
 def test_gradient_reaches_queries_alone_and_the_queue_takes_view_by_view(case: dict[str, Any]) -> None:
     method = tiny_moco(**case)
-    method.after_step({**first_loss(method)["carry"], "rows": torch.arange(MICRO)}, CLOCK)
+    method.after_step(first_loss(method)["carry"], CLOCK)
     before, pointer = method.contrast.queue.features.numpy().copy(), int(method.contrast.queue.cursor)
     target = method.contrast.target[0][1].weight.clone()
     batch = batches(method, 1)[0]
