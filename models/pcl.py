@@ -1,5 +1,6 @@
 """PCL: prototypical contrastive learning (Li et al., ICLR 2021, arXiv 2005.04966)."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -9,10 +10,9 @@ from torch import Tensor, nn
 
 from data.batch import Batch
 from models.method import Losses, Method
-from models.parts.centers import EStepConfig
+from models.parts.centers import EStepConfig, kmeans_states
 from models.parts.momentum import MomentumConfig, MomentumContrast
 from models.state import ClusterState, FeatureShard
-from torch_clustering import KMeans, kmeans_many
 from utils import distributed
 from utils.clock import Clock
 from utils.draws import Draws
@@ -76,24 +76,9 @@ class PCL(Method):
 
     def e_step(self, shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:
         """Clusters into K, which are scored, and as `levels` into each of `n_prototypes`, all at once. Collective."""
-        features = F.normalize(shard.features, dim=1)  # (n, D)
-        scored, *others = kmeans_many(
-            features,
-            [self.n_clusters, *self.config.n_prototypes],
-            metric="cosine" if self.estep.metric == "spherical" else "euclidean",
-            n_init=self.estep.final_n_init if clock.finished else self.estep.n_init,
-            max_iter=self.estep.max_iter,
-            tol=self.estep.tol,
-            random_state=shard.seed,
-            group=distributed.everyone(),
-        )
-        spread = torch.tensor(scored.inertia_ / shard.n_rows, dtype=features.dtype, device=features.device)
-        return ClusterState(
-            labels=distributed.gather_rows(scored.labels_),
-            centers=scored.cluster_centers_,
-            extra={"spread": spread},
-            levels=tuple(_level(features, kmeans, self.config.temperature) for kmeans in others),
-        )
+        n_init = self.estep.final_n_init if clock.finished else self.estep.n_init
+        scored, *others = kmeans_states(shard, self.estep, [self.n_clusters, *self.config.n_prototypes], n_init)
+        return replace(scored, levels=tuple(_level(shard, level, self.config.temperature) for level in others))
 
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.contrast.target(images), dim=1)
@@ -147,12 +132,14 @@ def concentrations(distance_sums: Tensor, counts: Tensor, temperature: float) ->
     return temperature * extents / extents.mean()
 
 
-def _level(features: Tensor, kmeans: KMeans, temperature: float) -> ClusterState:
-    """Labels (N,) of all ranks' rows, normalised centers (K, D) and their concentrations (K,). Collective."""
-    centers, labels = F.normalize(kmeans.cluster_centers_, dim=1), kmeans.labels_
+def _level(shard: FeatureShard, state: ClusterState, temperature: float) -> ClusterState:
+    """`state` of all ranks' rows as prototypes: normalised centers (K, D) and their concentrations (K,). Collective."""
+    assert state.labels is not None and state.centers is not None
+    features, labels = F.normalize(shard.features, dim=1), state.labels[shard.rows.to(state.labels.device)]  # own rows
+    centers = F.normalize(state.centers, dim=1)
     distances = torch.linalg.vector_norm(features - centers[labels], dim=1)  # (n,)
     own = torch.stack([distances, torch.ones_like(distances)], 1).double()
     totals = own.new_zeros(len(centers), 2).index_add_(0, labels, own)  # (K, 2) sums of distances, counts
     sums, counts = distributed.reduce_sum_(totals).unbind(1)
     density = concentrations(sums, counts, temperature).to(features.dtype)
-    return ClusterState(labels=distributed.gather_rows(labels), centers=centers, density=density)
+    return ClusterState(labels=state.labels, centers=centers, density=density)

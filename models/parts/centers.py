@@ -1,5 +1,6 @@
 """The default E-step: KMeans or a Gaussian mixture over all ranks' features, and what it makes of an image."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -8,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.state import ClusterState, FeatureShard
-from torch_clustering import GaussianMixture, KMeans
+from torch_clustering import GaussianMixture, kmeans_many
 from utils import distributed
 from utils.config import Section
 from utils.errors import UserError
@@ -39,30 +40,50 @@ def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: i
 
     Only statistics (K x D), labels (N,) and, for gmm, responsibilities (N, K) travel.
     """
+    if config.algorithm == "kmeans":
+        return kmeans_states(shard, config, [n_clusters], n_init)[0]
     features = F.normalize(shard.features, dim=1)  # (n, D)
-    options: dict[str, Any] = {"max_iter": config.max_iter, "tol": config.tol, "n_init": n_init}
-    group = distributed.everyone()
-    if config.algorithm == "gmm":
-        mixture = GaussianMixture(
-            n_clusters, covariance_type=config.covariance, random_state=shard.seed, group=group, **options
-        )
-        try:
-            mixture.fit(features)
-        except ValueError as error:  # a covariance that collapsed; the same on every rank
-            raise UserError("estep.covariance", str(error), "try diag, or estep.algorithm=kmeans") from None
-        responsibilities = distributed.gather_rows(mixture.predict_proba(features))  # (N, K) float64
-        return ClusterState(
-            labels=responsibilities.argmax(1),
-            centers=mixture.means_,
-            responsibilities=responsibilities,
-            extra={"weights": mixture.weights_, "covariances": mixture.covariances_},
-        )
-    metric: Literal["cosine", "euclidean"] = "cosine" if config.metric == "spherical" else "euclidean"
-    kmeans = KMeans(n_clusters, metric=metric, random_state=shard.seed, group=group, **options).fit(features)
-    spread = torch.tensor(kmeans.inertia_ / shard.n_rows, dtype=features.dtype, device=features.device)
+    mixture = GaussianMixture(n_clusters, covariance_type=config.covariance, **_options(shard, config, n_init))
+    try:
+        mixture.fit(features)
+    except ValueError as error:  # a covariance that collapsed; the same on every rank
+        raise UserError("estep.covariance", str(error), "try diag, or estep.algorithm=kmeans") from None
+    responsibilities = distributed.gather_rows(mixture.predict_proba(features))  # (N, K) float64
     return ClusterState(
-        labels=distributed.gather_rows(kmeans.labels_), centers=kmeans.cluster_centers_, extra={"spread": spread}
+        labels=responsibilities.argmax(1),
+        centers=mixture.means_,
+        responsibilities=responsibilities,
+        extra={"weights": mixture.weights_, "covariances": mixture.covariances_},
     )
+
+
+def kmeans_states(
+    shard: FeatureShard, config: EStepConfig, n_clusters: Sequence[int], n_init: int
+) -> list[ClusterState]:
+    """KMeans of the L2-normalised rows of all ranks into each K, which share passes and messages. Collective.
+
+    Each state has labels, centers and, in `extra`, the mean squared distance of a row from its center as "spread".
+    """
+    features = F.normalize(shard.features, dim=1)  # (n, D)
+    metric = "cosine" if config.metric == "spherical" else "euclidean"
+    return [
+        ClusterState(
+            labels=distributed.gather_rows(kmeans.labels_),
+            centers=kmeans.cluster_centers_,
+            extra={"spread": features.new_tensor(kmeans.inertia_ / shard.n_rows)},
+        )
+        for kmeans in kmeans_many(features, n_clusters, metric=metric, **_options(shard, config, n_init))
+    ]
+
+
+def _options(shard: FeatureShard, config: EStepConfig, n_init: int) -> dict[str, Any]:
+    return {
+        "max_iter": config.max_iter,
+        "tol": config.tol,
+        "n_init": n_init,
+        "random_state": shard.seed,
+        "group": distributed.everyone(),
+    }
 
 
 def head_clusters(shard: FeatureShard, n_clusters: int) -> ClusterState:

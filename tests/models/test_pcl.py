@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.batch import Batch
-from models import pcl
+from models.parts import centers
 from models.parts.centers import EStepConfig, memberships
 from models.parts.contrastive import info_nce
 from models.pcl import PCL, PCLConfig, concentrations, prototype_loss
@@ -221,13 +221,13 @@ def test_e_step_over_ranks_is_that_of_one(world: int) -> None:
 
 def test_last_e_step_has_more_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[list[int], int]] = []
-    original = pcl.kmeans_many
+    original = centers.kmeans_many
 
     def counted(features: Tensor, n_clusters: list[int], **options: Any) -> Any:
         asked.append((n_clusters, options["n_init"]))
         return original(features, n_clusters, **options)
 
-    monkeypatch.setattr(pcl, "kmeans_many", counted)
+    monkeypatch.setattr(centers, "kmeans_many", counted)
     shard = FeatureShard(torch.arange(29), z(29, 3, 2), 29, 7)
     for clock in (TRAINED, OVER):
         tiny_pcl().e_step(shard, None, clock)
