@@ -5,7 +5,9 @@ Words are parsed before torch is imported. Errors of the user cost one line and 
 
 import argparse
 import os
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable
@@ -222,7 +224,8 @@ def list_names(arguments: argparse.Namespace) -> int:
     from training.settings import names
 
     for what, known in names().items():
-        print(f"{what:10} {' '.join(known)}")
+        width = shutil.get_terminal_size().columns
+        print(textwrap.fill(" ".join(known), width, initial_indent=f"{what:10} ", subsequent_indent=" " * 11))
     return 0
 
 
