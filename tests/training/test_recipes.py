@@ -200,6 +200,6 @@ def test_small_recipes_of_all_methods_see_equally_many_equal_views(method: str) 
     small, byol = settings(f"cifar10_small_{method}"), settings("cifar10_small_byol")
     same = ("data", "views", "encoder", "estep", "eval")
     assert [getattr(small, name) for name in same] == [getattr(byol, name) for name in same]
-    assert (small.optim.epochs, small.optim.global_batch) == (12, 128)
+    assert (small.optim.epochs, small.optim.global_batch) == (8, 128)
     digits = settings(f"digits_{method}")
     assert (digits.method.name, digits.optim.epochs, digits.optim.global_batch) == (method, 100, 64)
