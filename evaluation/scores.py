@@ -95,7 +95,7 @@ def table(result: dict[str, Any]) -> str:
         linear = result["linear"]
         lines.append(
             f"linear probe {linear['accuracy']:.4f}: {linear['features']}, {linear['protocol']}, "
-            f"L2 {linear['l2']:g} {linear['chosen']}"
+            f"L2 {linear['l2']:g}, best {linear['chosen']}"
         )
     sizes = result["clusters"]
     used = f"{sizes['used']} of {result['n_clusters']} clusters used"

@@ -121,7 +121,7 @@ def test_table_shows_every_number_with_its_protocol() -> None:
         "KMeans  pixels             0.7930  0.7420  0.6680",
         "KMeans  pixels, PCA-50     0.7900  0.7400  0.6600",
         "kNN accuracy 0.9850: target encoder, 360 queries, bank of 1,437, k = 20, temperature 0.07",
-        "linear probe 0.9750: target encoder, 360 test rows, fitted to 1,437, L2 0.001 of 5 on 143 held-out rows",
+        "linear probe 0.9750: target encoder, 360 test rows, fitted to 1,437, L2 0.001, best of 5 on 143 held-out rows",
         "10 of 10 clusters used, 141 to 201 images each",
     ]
 
