@@ -78,3 +78,8 @@ def test_a_plugin_of_the_config_brings_an_encoder(tmp_path: Path, forgotten: Non
 def test_plugins_that_are_not_there_are_named(value: str) -> None:
     with pytest.raises(UserError, match=r"run\.plugins"):
         tiny_settings("byol", run__plugins=value)
+
+
+def test_a_method_that_needs_more_rows_than_there_are_says_so_before_it_trains() -> None:
+    with pytest.raises(UserError, match="method.n_prototypes: 1798 prototypes of 1797 images; use 1797 or fewer"):
+        tiny_run("pcl", method__n_prototypes=[10, 1798])
