@@ -139,7 +139,8 @@ def load(composed: "Composed") -> "Settings":
 
 def work(settings: "Settings", config_name: str, existing: "RunDirectory | None") -> int:
     """Build, train to the end, evaluate. Collective."""
-    from training.build import build_run, resume_run, start
+    from training.begin import new_run, open_run
+    from training.build import start
     from training.log import Log
     from training.run_dir import create_run
     from training.settings import caveats, require_same
@@ -147,10 +148,9 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
 
     if existing is not None:
         require_same(settings, load(compose([existing.config])))
-    run = build_run(settings, start(settings), fresh=existing is None)
-    if existing is not None:
-        resume_run(run, existing)
-    elif not settings.run.debug:
+    device = start(settings)
+    run = new_run(settings, device) if existing is None else open_run(settings, existing, device)
+    if existing is None and not settings.run.debug:
         run.directory = create_run(settings.run.folder, settings.run.name, config_name, settings.to_yaml())
         run.directory.list_skipped(run.source.skipped)
     try:
@@ -191,7 +191,8 @@ def run_epochs(run: "Run", log: "Log") -> None:
 def evaluate(arguments: argparse.Namespace) -> int:
     """Score a run as it stands; trains nothing."""
     from evaluation.evaluate import evaluate as evaluate_run
-    from training.build import open_run, start
+    from training.begin import open_run
+    from training.build import start
     from training.run_dir import find_run
     from utils.config import compose
 

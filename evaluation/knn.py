@@ -133,7 +133,7 @@ def encode_part(run: Run, rows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     rank, world = distributed.rank(), distributed.world()
     part = rows[rank * len(rows) // world : (rank + 1) * len(rows) // world]
     precision = run.settings.optim.precision
-    features = map_rows(run.method.encode, run.method, run.store, run.views, part, precision)
+    features = map_rows(run.method.encode, run.method, run.feed.store, run.feed.views, part, precision)
     return features, truth[part].to(features.device)
 
 

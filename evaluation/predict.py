@@ -45,14 +45,16 @@ def assign_rows(run: Run, state: ClusterState) -> Assignments:
     def probabilities_of(images: Tensor) -> Tensor:
         return method.assign(images, state)
 
-    probabilities = map_rows(probabilities_of, method, run.store, run.views, rows, precision).double()  # (n, K)
+    probabilities = map_rows(
+        probabilities_of, method, run.feed.store, run.feed.views, rows, precision
+    ).double()  # (n, K)
     labels = state.labels[rows.to(state.labels.device)].to(probabilities.device)  # (n,)
     own = labels[:, None] == torch.arange(probabilities.shape[1], device=labels.device)  # (n, K)
     others = probabilities.masked_fill(own, -1)
     runner_up = others.argmax(1) if probabilities.shape[1] > 1 else torch.full_like(labels, -1)
     distance = torch.full_like(labels, torch.nan, dtype=torch.float64)
     if state.centers is not None:
-        features = map_rows(method.embed, method, run.store, run.views, rows, precision).double()  # (n, D)
+        features = map_rows(method.embed, method, run.feed.store, run.feed.views, rows, precision).double()  # (n, D)
         distance = (F.normalize(features, dim=1) - state.centers.double()[labels]).norm(dim=1)
     numbers = torch.stack([(probabilities * own).sum(1), distance], 1)  # (n, 2)
     numbers, clusters = distributed.gather_rows(numbers), distributed.gather_rows(torch.stack([labels, runner_up], 1))

@@ -65,7 +65,9 @@ def embedding_clusters(run: Run) -> tuple[Tensor, str]:
 
 def _shard(run: Run, clock: Clock) -> FeatureShard:
     precision = run.settings.optim.precision
-    return embed_shard(run.method, run.store, run.views, clock, seed=run.settings.run.seed, precision=precision)
+    return embed_shard(
+        run.method, run.feed.store, run.feed.views, clock, seed=run.settings.run.seed, precision=precision
+    )
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The contract of a method: one `nn.Module` that computes its loss and updates what is not learnt by gradient."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -35,7 +35,9 @@ class Method(nn.Module, ABC):
     """
 
     Config: ClassVar[type[MethodConfig]]
-    phases: ClassVar[tuple[str, ...]] = ("train",)  # passes over all rows an epoch; `batch.phase` names the present one
+    phases: tuple[str, ...] = ("train",)  # passes over all rows an epoch; `batch.phase` names the present one
+    input: ClassVar[Literal["images", "features"]] = "images"  # features: a view is the `encode` of the clean image
+    starts_from: ClassVar[Literal["scratch", "encoder", "clusters"]] = "scratch"  # what `run.init_from` is to bring
     own_e_step_every: ClassVar[int | None] = None  # epochs between the E-steps that its loss needs; None: it needs none
     exact_under_accumulation: ClassVar[bool] = True  # the mean over micro-batches is the loss over the whole
     embed_name: ClassVar[str] = "projection"
@@ -77,8 +79,24 @@ class Method(nn.Module, ABC):
         """(B, sum of `heads`) cluster probabilities of all heads side by side, in eval mode."""
         raise NotImplementedError(f"{type(self).__name__} has no cluster head")
 
-    def check(self, n_rows: int) -> None:
-        """Raise UserError when a data set of `n_rows` rows is too small for this method."""
+    def prepare(self, n_rows: int, n_extra: int) -> None:
+        """Make what has one row an image, such as a bank; called once, before the first step, within the seeded start.
+
+        n_rows: rows that are clustered; n_extra: rows after those, for training alone. Raises UserError when the data
+        set is too small for this method.
+        """
+
+    def classifier(self, state: ClusterState) -> nn.Linear | None:
+        """The linear map of `encode` whose softmax is the cluster probabilities; None where they come otherwise."""
+        return None
+
+    def adopt(self, other: "Method", state: ClusterState, shard: FeatureShard) -> str:
+        """Go on from the clusters of another method, trained; the encoder's weights are there already. Collective.
+
+        For methods that start from clusters. other, state: as its run left them; shard: this rank's rows, with `encode`
+        of this method as features and the probabilities (n, K) of the other's clusters. Returns what to tell the user.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not start from clusters")
 
     @property
     def first_e_step_epoch(self) -> int | None:
@@ -92,8 +110,8 @@ class Method(nn.Module, ABC):
         """Whether rows are drawn so that every cluster is equally likely."""
         return False
 
-    def before_optimizer(self, clock: Clock) -> None:
-        """After backward and all-reduce, before clipping: may set `.grad = None`."""
+    def before_optimizer(self, phase: str, clock: Clock) -> None:
+        """After backward and all-reduce, before clipping: may set `.grad = None`. phase: that of the step's batches."""
 
     def after_step(self, carry: dict[str, Tensor], clock: Clock) -> None:
         """EMA, queues, banks: once per optimiser step, no gradient; `clock` is that of the step. Collective."""

@@ -54,7 +54,7 @@ class PCL(Method):
     def first_e_step_epoch(self) -> int | None:
         return self.config.warmup_epochs
 
-    def check(self, n_rows: int) -> None:
+    def prepare(self, n_rows: int, n_extra: int) -> None:
         most = max(self.config.n_prototypes)
         if most > n_rows:
             raise UserError("method.n_prototypes", f"{most} prototypes of {n_rows} images", f"use {n_rows} or fewer")

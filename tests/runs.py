@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from training.build import Run, build_run
+from training.begin import new_run
+from training.build import Run
 from training.settings import Settings, load_settings
 from utils import distributed
 from utils.config import compose
@@ -41,7 +42,7 @@ def tiny_settings(method: str = "propos", **changes: Any) -> Settings:
 
 def tiny_run(method: str = "propos", **changes: Any) -> Run:
     """A run before its first step, on the CPU."""
-    return build_run(tiny_settings(method, **changes), torch.device("cpu"))
+    return new_run(tiny_settings(method, **changes), torch.device("cpu"))
 
 
 def _word(value: Any) -> str:

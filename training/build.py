@@ -12,7 +12,7 @@ from data.store import Store, open_source
 from data.views import Views
 from models import METHODS
 from models.method import Method
-from models.parts.encoders import build_encoder, freeze_encoder
+from models.parts.encoders import EncoderConfig, build_encoder, freeze_encoder
 from models.parts.weights import load_encoder_weights
 from models.state import ClusterState
 from training.checkpoint import load_checkpoint, restore
@@ -92,8 +92,7 @@ def build_run(settings: Settings, device: torch.device, *, fresh: bool = True) -
     n_clusters, optim = _n_clusters(settings, source), settings.optim
     dtype = torch.float64 if optim.precision == "fp64" else torch.float32
     views = Views(settings.views, source.image_shape, source.mean, source.std, dtype)
-    method, told = build_method(settings, views.output_shape, n_clusters, device, dtype, fresh=fresh)
-    method.check(source.n_rows)
+    method, told = build_method(settings, views.output_shape, source, n_clusters, device, dtype, fresh=fresh)
     passes = passes_of(method, source, optim.global_batch, settings.run.seed)
     store = Store(source, device, settings.data)
     feed = Feed(store, views, method, passes, settings.run.seed, optim.accumulation)
@@ -115,6 +114,7 @@ def build_run(settings: Settings, device: torch.device, *, fresh: bool = True) -
 def build_method(
     settings: Settings,
     image_shape: tuple[int, int, int],
+    source: Source,
     n_clusters: int,
     device: torch.device,
     dtype: torch.dtype,
@@ -128,27 +128,27 @@ def build_method(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(settings.run.seed, "init"))
         encoder, feature_dim = build_encoder(settings.encoder, image_shape)
-        told = load_encoder_weights(encoder, settings.encoder, image_shape) if fresh else []
+        told = load_encoder_weights(encoder, _first_weights(settings), image_shape) if fresh else []
         freeze_encoder(encoder, settings.encoder)
         build = METHODS[settings.method.name]
         method: Method = build(encoder, feature_dim, settings.method, settings.estep, n_clusters)  # type: ignore[call-arg, arg-type]
+        method.prepare(source.n_rows, source.n_extra)
     convert_batchnorm(method, settings.method.bn_groups)
     return method.to(device=device, dtype=dtype, memory_format=torch.channels_last), told  # type: ignore[call-overload]
 
 
-def open_run(settings: Settings, directory: RunDirectory, device: torch.device) -> Run:
-    """A run as its newest good checkpoint left it, to be judged. Collective."""
-    run = build_run(settings, device, fresh=False)
-    resume_run(run, directory)
-    return run
-
-
-def resume_run(run: Run, directory: RunDirectory) -> None:
+def restore_run(run: Run, directory: RunDirectory) -> None:
     """Bring `run` to where its newest good checkpoint stands. Raises UserError when there is none."""
     checkpoint = load_checkpoint(directory.checkpoints, run.device, _warn)
     run.state = restore(checkpoint, run.method, run.optimizer)
     run.clock = Clock(checkpoint["step"], run.clock.steps_per_epoch, run.clock.epochs, run.clock.stop_step)
     run.directory = directory
+
+
+def _first_weights(settings: Settings) -> EncoderConfig:
+    """Where the encoder of a new run starts from: a run to go on from is a checkpoint like others."""
+    start = settings.run.init_from
+    return settings.encoder if start is None else settings.encoder.model_copy(update={"checkpoint": start})
 
 
 def _n_clusters(settings: Settings, source: Source) -> int:

@@ -59,9 +59,10 @@ def e_step_is_due(run: Run) -> bool:
     """Whether an E-step stands before the coming step: never inside an epoch, whose labels are in the checkpoint."""
     first = run.method.first_e_step_epoch
     every = run.settings.estep.every_epochs or run.method.own_e_step_every
-    if first is None or every is None or run.clock.step_in_epoch or run.clock.whole_epochs < first:
+    if first is None or run.clock.step_in_epoch or run.clock.whole_epochs < first:
         return False
-    return (run.clock.whole_epochs - first) % every == 0
+    past = run.clock.whole_epochs - first
+    return past == 0 if every is None else past % every == 0
 
 
 def e_step(run: Run, narrator: Narrator) -> ClusterState:
@@ -69,7 +70,12 @@ def e_step(run: Run, narrator: Narrator) -> ClusterState:
     started = time.monotonic()
     settings = run.settings
     shard = embed_shard(
-        run.method, run.store, run.views, run.clock, seed=settings.run.seed, precision=settings.optim.precision
+        run.method,
+        run.feed.store,
+        run.feed.views,
+        run.clock,
+        seed=settings.run.seed,
+        precision=settings.optim.precision,
     )
     if distributed.any_rank(not bool(shard.features.isfinite().all())):
         place, problem = "optim.learning_rate", f"step {run.clock.step}: the features are not finite"

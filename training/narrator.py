@@ -45,7 +45,7 @@ class Narrator:
             health = feature_health(carry["features"][:, 0])
             for text in self.watch.features(health):
                 self.log.warn(f"epoch {clock.epoch:.1f}: {text}")
-            values |= health | view_health(carry["features"])
+            values |= health | (view_health(carry["features"]) if carry["features"].shape[1] > 1 else {})
         self.log.metrics("train", clock.step, clock.epoch, values)
         self.log.progress(clock.step, clock.last_step, f"loss {values['loss']:.4f}")
 

@@ -18,7 +18,7 @@ Schedule = Literal["warmup_cosine", "epoch_cosine", "step", "constant", "propos_
 class OptimConfig(Section):
     """Batches, optimiser, learning rate, precision. Batch sizes are global: all ranks together."""
 
-    name: Literal["sgd", "lars", "adamw"] = Field("sgd", description="optimiser")
+    name: Literal["sgd", "lars", "adam", "adamw"] = Field("sgd", description="optimiser; adam: decay in the gradient")
     epochs: int = Field(100, ge=1, description="passes over the data")
     global_batch: int = Field(256, ge=2, description="rows of one optimiser step, over all ranks")
     accumulation: int = Field(1, ge=1, description="micro-batches that one optimiser step is cut into")
@@ -27,13 +27,18 @@ class OptimConfig(Section):
         "warmup_cosine", description="learning rate over the run; propos_*: the released curves, for parity"
     )
     milestones: tuple[int, ...] = Field((), description="step: the epochs from which on a further step_factor counts")
+    restart_epochs: int | None = Field(None, ge=1, description="step: the milestones count anew every so many epochs")
     step_factor: float = Field(0.1, gt=0, lt=1, description="step: what the learning rate is multiplied by")
     warmup_epochs: float = Field(0, ge=0, description="epochs of linear warm-up of the learning rate")
     min_lr_ratio: float = Field(0.0, ge=0, le=1, description="lowest learning rate as a fraction of the peak")
     predictor_lr_scale: float = Field(10.0, gt=0, description="the predictor's learning rate over the others'")
     fixed_predictor_lr: bool = Field(False, description="the predictor's learning rate stays at its peak")
     sgd_momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and lars")
+    nesterov: bool = Field(False, description="Nesterov's momentum in sgd")
     weight_decay: float = Field(5e-4, ge=0, description="weight decay")
+    weight_decay_final: float | None = Field(
+        None, ge=0, description="weight decay along a cosine to this at the end; null: constant"
+    )
     decay_norm_and_bias: bool = Field(False, description="decay (and, in lars, adapt) tensors of one dimension too")
     lars_trust: float = Field(1e-3, gt=0, description="trust coefficient of lars")
     lars_variant: Literal["you2017", "mocov3", "larc"] = Field(
@@ -41,14 +46,19 @@ class OptimConfig(Section):
     )
     lars_clip: bool = Field(False, description="larc: no step of a tensor is larger than that of sgd")
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm; null: no clipping")
+    clip_per_tensor: bool = Field(False, description="clip_norm is of each tensor's gradient alone, as DINO has it")
     precision: Literal["fp64", "fp32", "bf16"] = Field(
         "fp32", description="fp64: for proofs on the CPU; bf16: autocast"
     )
 
     @model_validator(mode="after")
-    def _milestones_of_step(self) -> "OptimConfig":
+    def _belong_together(self) -> "OptimConfig":
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("milestones and schedule: step belong together")
+        if self.nesterov and (self.name != "sgd" or not self.sgd_momentum):
+            raise ValueError("nesterov is of sgd with sgd_momentum")
+        if self.weight_decay_final is not None and not self.weight_decay:
+            raise ValueError("weight_decay_final goes on from a weight_decay above 0")
         return self
 
     @property
@@ -75,22 +85,35 @@ def build_optimizer(config: OptimConfig, parts: dict[str, list[nn.Parameter]]) -
     rate = config.peak_learning_rate
     if config.name == "lars":
         return LARS(groups, rate, config.sgd_momentum, config.lars_trust, config.lars_variant, config.lars_clip)
+    if config.name == "adam":
+        return torch.optim.Adam(groups, lr=rate, fused=True)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    return torch.optim.SGD(groups, lr=rate, momentum=config.sgd_momentum, fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=config.sgd_momentum, nesterov=config.nesterov, fused=True)
 
 
-def set_learning_rates(optimizer: Optimizer, config: OptimConfig, clock: Clock) -> float:
-    """Write each group's learning rate for the coming step; returns the one of the online network."""
+def clip(parameters: list[nn.Parameter], config: OptimConfig) -> None:
+    """Shorten the gradients as `optim.clip_norm` says: all together, or each tensor's alone."""
+    if config.clip_norm is None:
+        return
+    groups = [[p] for p in parameters if p.grad is not None] if config.clip_per_tensor else [parameters]
+    for group in groups:
+        nn.utils.clip_grad_norm_(group, config.clip_norm)
+
+
+def set_schedules(optimizer: Optimizer, config: OptimConfig, clock: Clock) -> float:
+    """Write each group's learning rate and weight decay for the coming step; returns the online network's rate."""
     options: dict[str, Any] = {"warmup_epochs": config.warmup_epochs, "min_ratio": config.min_lr_ratio}
     if config.schedule == "step":
-        options |= {"milestones": config.milestones, "factor": config.step_factor}
+        options |= {"milestones": config.milestones, "factor": config.step_factor, "restart": config.restart_epochs}
     rate = schedules.LEARNING_RATES[config.schedule](config.peak_learning_rate, clock, **options)
     for group in optimizer.param_groups:
         own = rate
         if group["part"] == "predictor":
             own = config.predictor_lr_scale * (config.peak_learning_rate if config.fixed_predictor_lr else rate)
         group["lr"] = own
+        if config.weight_decay_final is not None and group["weight_decay"]:
+            group["weight_decay"] = schedules.cosine(config.weight_decay, config.weight_decay_final, clock)
     return rate
 
 

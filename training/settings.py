@@ -36,6 +36,7 @@ class RunConfig(Section):
     name: str | None = Field(None, description="folder under run.folder; null: the config's name and the time")
     folder: Path = Field(Path("runs"), description="where runs lie")
     seed: int = Field(0, ge=0, description="every random number is a function of it")
+    init_from: Path | None = Field(None, description="folder of a run that this one goes on from: encoder, clusters")
     debug: bool = Field(False, description="tiny encoder, two steps, E-step, scores; writes nothing")
     resume: Literal["never", "auto"] = Field("never", description="auto: go on with run.name if it exists")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps; schedules stay")
@@ -130,7 +131,7 @@ def require_same(settings: Settings, stored: Settings) -> None:
 
 def check(settings: Settings, world: int) -> None:
     """Raise UserError for values that no run with `world` ranks can have."""
-    optim, groups = settings.optim, settings.method.bn_groups
+    optim, encoder, groups = settings.optim, settings.encoder, settings.method.bn_groups
     if optim.global_batch % world:
         low = optim.global_batch // world * world
         near = f"nearest: {low} or {low + world}" if low else f"at least {world}"
@@ -152,6 +153,9 @@ def check(settings: Settings, world: int) -> None:
     for mirror in ("wandb", "tensorboard"):
         if getattr(settings.log, mirror) and not installed(mirror):
             raise UserError(f"log.{mirror}", f"the package {mirror} is not installed", f"pip install {mirror}")
+    if settings.run.init_from is not None and (encoder.checkpoint is not None or encoder.pretrained):
+        named = "encoder.checkpoint" if encoder.checkpoint is not None else "encoder.pretrained"
+        raise UserError("run.init_from", f"{named} names other weights to start from", "give one of the two")
     if settings.run.resume == "auto" and settings.run.name is None:
         raise UserError("run.resume", "auto needs run.name", "name the run: run.name=NAME")
 
@@ -165,6 +169,11 @@ def caveats(settings: Settings) -> list[str]:
             f"optim.accumulation={optim.accumulation}: the loss sees {micro} rows at a time, which is "
             f"not the loss over {optim.global_batch}"
         )
+    method = METHODS[settings.method.name]
+    bare = settings.run.init_from is None and not encoder.pretrained and encoder.checkpoint is None
+    if method.starts_from != "scratch" and bare:
+        name = settings.method.name
+        told.append(f"{name} is a second stage, and run.init_from is not set: it starts from an untrained encoder")
     if encoder.freeze and not encoder.pretrained and encoder.checkpoint is None:
         told.append("encoder.freeze without encoder.pretrained or checkpoint: the frozen stages stay random")
     if encoder.drop_rate or encoder.drop_path_rate:
@@ -177,7 +186,7 @@ def caveats(settings: Settings) -> list[str]:
 def _debug(settings: Settings) -> Settings:
     """The same run with a tiny encoder and two steps."""
     changed = {
-        "run": settings.run.model_copy(update={"max_steps": min(2, settings.run.max_steps or 2)}),
+        "run": settings.run.model_copy(update={"max_steps": min(2, settings.run.max_steps or 2), "init_from": None}),
         "encoder": EncoderConfig(name="tiny"),
         "log": LogConfig(every_steps=1),
     }

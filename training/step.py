@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from data.batch import UNLABELLED, Batch
 from models.method import Method
 from models.state import ClusterState
-from training.optim import OptimConfig, set_learning_rates
+from training.optim import OptimConfig, clip, set_schedules
 from utils.clock import Clock
 from utils.group_batchnorm import start_commit
 
@@ -50,10 +50,9 @@ def train_step(
                 commit_statistics = start_commit(method)
             (parts["loss"] / config.accumulation).backward()
         losses.append({name: value.detach() for name, value in parts.items()})
-    method.before_optimizer(clock)
-    if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(method.parameters(), config.clip_norm)
-    set_learning_rates(optimizer, config, clock)
+    method.before_optimizer(batch.phase, clock)
+    clip(list(method.parameters()), config)
+    set_schedules(optimizer, config, clock)
     optimizer.step()
     commit_statistics()
     mean = {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}

@@ -41,6 +41,14 @@ class Draws:
         numbers = torch.rand((self.total, *shape), generator=self._generator(purpose), dtype=torch.float64)
         return numbers[self.start : self.stop]
 
+    def uniform_of_all(self, purpose: str, shape: tuple[int, ...], size: int) -> Tensor:
+        """(size, *shape) float64 on the CPU, U[0, 1), of the micro-batch of `size` positions that holds this rank's.
+
+        Equal on all ranks; this rank's part of it is what `uniform` gives.
+        """
+        numbers = torch.rand((self.total, *shape), generator=self._generator(purpose), dtype=torch.float64)
+        return numbers[self.start // size * size :][:size]
+
     def permutation(self, purpose: str, size: int) -> Tensor:
         """(size,) int64 on the CPU: a permutation of the micro-batch of `size` positions that holds this rank's.
 

@@ -51,9 +51,14 @@ def step(
     min_ratio: float = 0.0,
     milestones: Sequence[int],
     factor: float,
+    restart: int | None = None,
 ) -> float:
-    """`peak` times `factor` for every milestone (in whole epochs) that is past, after a linear warm-up: MoCo v1."""
-    past = sum(milestone <= clock.whole_epochs for milestone in milestones)
+    """`peak` times `factor` for every milestone (in whole epochs) that is past, after a linear warm-up: MoCo v1.
+
+    restart: epochs are counted anew after every so many: AND's rounds.
+    """
+    epoch = clock.whole_epochs if restart is None else clock.whole_epochs % restart
+    past = sum(milestone <= epoch for milestone in milestones)
     return peak * _warm_up(clock, warmup_epochs) * max(min_ratio, factor**past)
 
 
@@ -70,6 +75,11 @@ LEARNING_RATES: dict[str, Callable[..., float]] = {
     "step": step,
     "constant": constant,
 }
+
+
+def cosine(start: float, final: float, clock: Clock) -> float:
+    """Half a cosine from `start` at the first step towards `final` after the last: DINO's weight decay."""
+    return _half_cosine(start, final, clock.step / clock.total_steps)
 
 
 def ema_momentum(base: float, final: float | None, clock: Clock) -> float:

@@ -86,13 +86,13 @@ def _options(shard: FeatureShard, config: EStepConfig, n_init: int) -> dict[str,
     }
 
 
-def head_clusters(shard: FeatureShard, n_clusters: int) -> ClusterState:
-    """Clusters by the most probable entry of the first cluster head; the state is equal on every rank. Collective.
+def head_clusters(shard: FeatureShard, n_clusters: int, head: int = 0) -> ClusterState:
+    """Clusters by the most probable entry of a cluster head; the state is equal on every rank. Collective.
 
     centers: L2-normalised mean of each cluster's normalised rows, zero where a cluster has none.
     """
     assert shard.probabilities is not None
-    labels = shard.probabilities[0].argmax(1)  # (n,)
+    labels = shard.probabilities[head].argmax(1)  # (n,)
     features = F.normalize(shard.features.double(), dim=1)
     sums = features.new_zeros(n_clusters, features.shape[1]).index_add_(0, labels, features)  # (K, D)
     centers = F.normalize(distributed.reduce_sum_(sums), dim=1).to(shard.features.dtype)

@@ -236,9 +236,9 @@ def test_last_e_step_has_more_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_prototypes_need_kmeans_and_enough_images() -> None:
     method = tiny_pcl()
-    method.check(7)
+    method.prepare(7, 0)
     with pytest.raises(UserError, match="method.n_prototypes: 7 prototypes of 6 images"):
-        method.check(6)
+        method.prepare(6, 0)
     with pytest.raises(UserError, match="estep.algorithm: gmm"):
         PCL(nn.Identity(), 5, PCLConfig(), EStepConfig(algorithm="gmm"), 3)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import training.build
+import training.begin
 from models.parts.encoders import ENCODERS
 from tests.runs import tiny_run, tiny_settings
-from training.build import Run, build_run, open_run
+from training.begin import open_run
+from training.build import Run, build_run
 from training.run_dir import RunDirectory
 from utils.errors import UserError
 
@@ -57,7 +58,7 @@ def test_a_run_that_goes_on_does_not_ask_for_its_starting_weights(
     with pytest.raises(UserError, match="does not exist"):
         build_run(settings, torch.device("cpu"))
     resumed: list[Run] = []
-    monkeypatch.setattr(training.build, "resume_run", lambda run, directory: resumed.append(run))
+    monkeypatch.setattr(training.begin, "restore_run", lambda run, directory: resumed.append(run))
     assert open_run(settings, RunDirectory(tmp_path), torch.device("cpu")).told == []
     assert len(resumed) == 1
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.vectors import z
-from training.optim import OptimConfig, build_optimizer, set_learning_rates
+from training.optim import OptimConfig, build_optimizer, set_schedules
 from utils.clock import Clock
 from utils.config import compose, validate
 from utils.errors import UserError
@@ -134,7 +134,7 @@ def test_groups_go_by_shape_not_by_name() -> None:
 def test_predictor_has_its_own_learning_rate(fixed: bool, expected: float) -> None:
     config = OptimConfig(global_batch=128, learning_rate=0.1, warmup_epochs=1, fixed_predictor_lr=fixed)
     optimizer = build_optimizer(config, {"online": [start()[0]], "predictor": [start()[0]]})
-    assert set_learning_rates(optimizer, config, Clock(4, 10, 100)) == pytest.approx(0.025)  # peak 0.05, half warmed up
+    assert set_schedules(optimizer, config, Clock(4, 10, 100)) == pytest.approx(0.025)  # peak 0.05, half warmed up
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.025, expected])
 
 
@@ -143,7 +143,7 @@ def test_the_step_schedule_takes_its_milestones_from_the_config() -> None:
     config = validate(compose([], words), {"optim": OptimConfig})["optim"]
     assert isinstance(config, OptimConfig)
     optimizer = build_optimizer(config, {"online": [start()[0]]})
-    rates = [set_learning_rates(optimizer, config, Clock(step, 10, 100)) for step in (29, 30, 50)]
+    rates = [set_schedules(optimizer, config, Clock(step, 10, 100)) for step in (29, 30, 50)]
     assert rates == pytest.approx([0.1, 0.02, 0.004])
 
 

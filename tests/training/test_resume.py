@@ -12,7 +12,8 @@ from models import METHODS
 from models.state import ClusterState
 from tests.ranks import run_ranks
 from tests.runs import tiny_run
-from training.build import Run, resume_run
+from training.begin import open_run
+from training.build import Run
 from training.log import Log
 from training.loop import train
 from training.run_dir import RunDirectory, create_run
@@ -67,8 +68,7 @@ def whole_and_resumed(rank: int, world: int, case: str, folder: str) -> tuple[di
         for done, _ in enumerate(train(run, log), 1):
             if done == after and rank == 0:  # the one that writes: its next save comes after this
                 shutil.copytree(run.directory.path, killed)
-    again = run_of(case)
-    resume_run(again, RunDirectory(killed))
+    again = open_run(run.settings, RunDirectory(killed), torch.device("cpu"))
     assert again.clock.whole_epochs == after
     with Log(run.settings.log, None, {}) as log:
         for _ in train(again, log):

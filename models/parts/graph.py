@@ -1,0 +1,36 @@
+"""The nearest neighbours of all images, and draws among them."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.state import FeatureShard
+from torch_clustering import nearest_neighbors
+from utils import distributed
+from utils.draws import Draws
+from utils.errors import UserError
+
+
+def mine_neighbors(shard: FeatureShard, k: int) -> Tensor:
+    """(N, k) int32 rows nearest by cosine to each row, itself left out by number, nearest first. Collective.
+
+    Exact, ties to the lowest row; equal on every rank. Only blocks of queries and their k answers travel.
+    """
+    _, rows = nearest_neighbors(F.normalize(shard.features, dim=1), k, metric="cosine", group=distributed.everyone())
+    return distributed.gather_rows(rows.int())
+
+
+def draw_neighbors(neighbors: Tensor, rows: Tensor, draws: Draws, purpose: str) -> Tensor:
+    """(n, 1) int64 on the CPU: one of the neighbours (N, k) of each of `rows` (n,), uniformly; equal on all ranks.
+
+    rows: the micro-batch of all ranks, as `Method.partners` is given.
+    """
+    numbers = draws.uniform_of_all(purpose, (1,), len(rows))  # (n, 1)
+    places = (numbers * neighbors.shape[1]).long()
+    return neighbors.cpu()[rows].long().gather(1, places)
+
+
+def check_neighbors(key: str, k: int, n_rows: int) -> None:
+    """Raise UserError when `n_rows` rows have no `k` neighbours each; `key` is the config's name of k."""
+    if k >= n_rows:
+        problem = f"{k} neighbours of each of {n_rows} images"
+        raise UserError(key, problem, f"use {n_rows - 1} or fewer" if n_rows > 1 else "add images")
