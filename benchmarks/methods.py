@@ -6,7 +6,8 @@
 
 Each run is `torchrun --nproc_per_node=WORLD main.py config/SUITE_METHOD.yml run.seed=SEED key=value ...`, one after the
 other. Runs lie in runs/benchmark_SUITE/METHOD_SEED; one that is complete is read, not run again, so that the same
-command goes on where it was stopped. A method without a config, or a run that fails, stays visible. Labels score alone.
+command goes on where it was stopped. A second stage goes on from a run of its first, which is run too. A method without
+a config, or a run that fails, stays visible. Labels score alone.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,6 +34,7 @@ from utils.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = {"digits": "digits", "cifar10-small": "cifar10_small"}  # name: how its configs begin
+FIRST = {"scan": ("simclr",), "temi": ("simclr",), "selflabel": ("scan", "cc")}  # what a second stage goes on from
 SECONDS_BETWEEN_LINES = 30
 REASON = re.compile(r"^(error: .*|[A-Za-z_.]*(Error|Exception|Interrupt)\b.*)")
 
@@ -41,23 +43,24 @@ def main(arguments: list[str]) -> int:
     """Run what is not there yet, write after each run, print the table. Exit code 1 where a run failed."""
     options = parse(arguments)
     prefix = SUITES[options.suite]
-    configs = {method: ROOT / "config" / f"{prefix}_{method}.yml" for method in options.methods}
+    stages = stages_of(options.methods)
+    configs = {stage: ROOT / "config" / f"{prefix}_{stage.method}.yml" for stage in stages}
     report: dict[str, Any] = {
         "suite": options.suite,
         "command": " ".join(["python", *sys.argv]),
         "world": options.world,
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        "missing": [method for method, config in configs.items() if not config.is_file()],
+        "missing": [stage.label for stage, config in configs.items() if not config.is_file()],
         "runs": [],
     }
-    todo = [(method, seed) for method in options.methods if configs[method].is_file() for seed in options.seeds]
+    todo = [(stage, seed) for stage in stages if configs[stage].is_file() for seed in options.seeds]
     for folder in (options.folder, options.json.parent):
         folder.mkdir(parents=True, exist_ok=True)
     n_done, spent = 0, 0.0
-    for place, (method, seed) in enumerate(todo):
-        print(f"[{place + 1}/{len(todo)}] {method} seed {seed}", flush=True)
+    for place, (stage, seed) in enumerate(todo):
+        print(f"[{place + 1}/{len(todo)}] {stage.label} seed {seed}", flush=True)
         started = time.monotonic()
-        record, was_run = one_run(options, configs[method], method, seed)
+        record, was_run = one_run(options, configs[stage], stage, seed)
         report["runs"].append(record)
         write_json(options.json, report)
         if was_run:
@@ -66,6 +69,35 @@ def main(arguments: list[str]) -> int:
         print(f"    {outcome(record, was_run)}{left}", flush=True)
     print(f"\n{table(report)}\n\nwrote {options.json}")
     return int(any(record["status"] == "failed" for record in report["runs"]))
+
+
+class Stage(NamedTuple):
+    """A method, and the label of what it goes on from, if anything."""
+
+    method: str
+    first: str | None
+
+    @property
+    def label(self) -> str:
+        """As in the table: 'scan after simclr'."""
+        return self.method if self.first is None else f"{self.method} after {self.first.split()[0]}"
+
+    @property
+    def folder(self) -> str:
+        """As the names of its runs begin."""
+        return self.label.replace(" ", "_")
+
+
+def stages_of(methods: list[str]) -> list[Stage]:
+    """What is run for `methods`, first stages before those that go on from them, each once."""
+    found: list[Stage] = []
+    for method in methods:
+        before = stages_of(list(FIRST.get(method, ())))
+        found += before
+        found += [Stage(method, stage.label) for stage in before if stage.method in FIRST[method]] or [
+            Stage(method, None)
+        ]
+    return list(dict.fromkeys(found))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -94,12 +126,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def one_run(options: argparse.Namespace, config: Path, method: str, seed: int) -> tuple[dict[str, Any], bool]:
+def one_run(options: argparse.Namespace, config: Path, stage: Stage, seed: int) -> tuple[dict[str, Any], bool]:
     """What one run gave, and whether it was run just now: a complete run of the same settings is only read."""
-    name = f"{method}_{seed}"
+    name = f"{stage.folder}_{seed}"
     path = options.folder / name
     words = [*options.words, f"run.seed={seed}", f"run.name={name}", f"run.folder={options.folder}"]
-    record = {"method": method, "seed": seed, "directory": str(path)}
+    if stage.first is not None:
+        words.append(f"run.init_from={options.folder / stage.first.replace(' ', '_')}_{seed}")
+    record = {"method": stage.label, "seed": seed, "directory": str(path)}
     try:
         settings = load_settings(compose([config], words), options.world)
         if complete(path):

@@ -107,6 +107,25 @@ def test_a_run_that_was_stopped_is_begun_again_and_a_failure_gives_its_first_lin
     assert "byol seed 7 failed: ValueError: first" in capsys.readouterr().out
 
 
+def test_second_stages_come_after_runs_of_their_first_which_are_run_once() -> None:
+    stages = methods.stages_of(["selflabel", "scan", "byol"])
+    labels = ["simclr", "scan after simclr", "cc", "selflabel after scan", "selflabel after cc", "byol"]
+    assert [stage.label for stage in stages] == labels
+    assert stages[3].folder == "selflabel_after_scan"
+    assert stages[3].first == "scan after simclr"
+
+
+def test_a_second_stage_goes_on_from_the_run_of_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(methods, "command_of", lambda config, words, world: asked.append(words) or ["true"])
+    monkeypatch.setattr(methods, "record_of", lambda path: {})
+    options = methods.parse(["--suite", "digits", "--folder", str(tmp_path), "--world", "1"])
+    config = methods.ROOT / "config" / "digits_byol.yml"
+    methods.one_run(options, config, methods.Stage("byol", "scan after simclr"), 7)
+    assert f"run.init_from={tmp_path / 'scan_after_simclr_7'}" in asked[0]
+    assert "run.name=byol_after_scan_7" in asked[0]
+
+
 def test_several_processes_are_started_by_torchrun() -> None:
     words = methods.command_of(Path("config/digits_byol.yml"), ["run.seed=7"], 2)
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
