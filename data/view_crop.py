@@ -127,15 +127,15 @@ def resize_bytes(images: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int
 
 def resize_packed(packed: Tensor, boxes: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, *size) int32: boxes of packed images (B, H, W), one after the other."""
-    resized = []
-    for image, (top, left, height, width), mirrored in zip(
-        packed.unbind(), boxes.long().tolist(), flipped.tolist(), strict=True
+    resized = torch.empty(len(packed), *size, dtype=torch.int32)
+    resize = torch.ops.aten._upsample_bilinear2d_aa.out  # `F.interpolate(antialias=True)` into given memory
+    for image, (top, left, height, width), mirrored, out in zip(
+        packed.unbind(), boxes.long().tolist(), flipped.tolist(), _colors(resized).split(1), strict=True
     ):
         crop = image[top : top + height, left : left + width]
         crop = crop.flip(1) if mirrored else crop.contiguous()
-        resized.append(F.interpolate(_colors(crop[None]), size, mode="bilinear", antialias=True))
-    together = torch.cat(resized).contiguous(memory_format=torch.channels_last)  # as they are
-    return together.permute(0, 2, 3, 1).view(torch.int32).squeeze(3)
+        resize(_colors(crop[None]), size, False, None, None, out=out)
+    return resized
 
 
 def _colors(packed: Tensor) -> Tensor:
