@@ -16,8 +16,7 @@ from torch import Tensor
 from torch_clustering import cuda_assign
 from torch_clustering._checks import CHUNK_BYTES, chunks, part_of
 from torch_clustering.gemm import Affine
-from torch_clustering.least import least_, place_error, take_least_
-from torch_clustering.screening import Screen, pays
+from torch_clustering.least import argmin, least_, place_error
 
 # differences first: |x|² + |c|² - 2xc cancels when rows lie far from the origin
 DIRECT = "donot_use_mm_for_euclid_dist"
@@ -55,11 +54,6 @@ class Rows:
     def shifted(self) -> cuda_assign.Shifted:
         """x in float16 for the kernels of `cuda_assign`, made once; half as large as x."""
         return cuda_assign.shift_rows(self.x, self.origin, self.norms.double().mean(), torch.float16)
-
-    @cached_property
-    def screen(self) -> Screen:
-        """Labels by products of bfloat16."""
-        return Screen(self, relative_error(self.x))
 
     def squares(self, weights: Tensor | None = None) -> Tensor:
         """Float64 sum of |x - origin|², times weights (n,)."""
@@ -156,6 +150,23 @@ class Scorer:
         return torch.full_like(rows, len(centers)).scatter_reduce(0, row[nearest], center[nearest], "amin")
 
 
+def take_least_(scores: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(b, 1) int64 where each row of `scores` (b, K) is least, (b, 1) what it is there, and (b,) by how much.
+
+    In place, the least score becomes infinite.
+    """
+    if transposed:
+        places, gaps = least_(scores.T[None])
+        own = places[0, :, None].long()
+        best = scores.gather(1, own)
+        scores.scatter_(1, own, math.inf)
+        return own, best, gaps[0]
+    own = argmin(scores)[:, None]
+    best = scores.gather(1, own)
+    scores.scatter_(1, own, math.inf)
+    return own, best, scores.amin(1) - best[:, 0]
+
+
 def nearest_each(rows: Rows, centers: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
     """Write each row's nearest centre of every set of centers (K, D) float64 into its labels (n,), in place.
 
@@ -172,18 +183,16 @@ def nearest_each(rows: Rows, centers: Sequence[Tensor], labels: Sequence[Tensor]
     ends = torch.tensor(sizes).cumsum(0).tolist()
     columns = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     together = [(slice(None), labels)] if alike else [(own, [one]) for own, one in zip(columns, labels, strict=True)]
-    unsure = [torch.zeros((len(sets), len(rows.x)), dtype=torch.bool, device=rows.x.device) for _, sets in together]
+    unsure = [torch.empty((len(sets), len(rows.x)), dtype=torch.bool, device=rows.x.device) for _, sets in together]
     step = scorer.chunk_rows()
-    parts: Sequence[slice | Tensor] = [slice(start, start + step) for start in range(0, len(rows.x), step)]
-    if len(sizes) == 1 and factor_error(rows.x) == 0 and pays(rows.x, sizes[0]) and rows.screen.worth:
-        parts = rows.screen.label_(centers[0], labels[0]).split(step)
-    for part in parts:
+    for start in range(0, len(rows.x), step):
+        part = slice(start, start + step)
         scores, errors = scorer.scores(part), 2 * scorer.errors(part)
         for (column, sets), doubt in zip(together, unsure, strict=True):
             least, gap = least_of_sets_(scores[:, column], len(sets), transposed)
             doubt[:, part] = torch.logical_not(gap > errors)  # so where scores overflowed
             for own, found in zip(sets, least, strict=True):
-                own[part] = found.to(own.dtype)
+                own[part] = found
     for own, column, mask in zip(labels, columns, torch.cat(unsure), strict=True):
         doubtful = mask.nonzero()[:, 0]
         own[doubtful] = scorer.settle(doubtful, column).to(own.dtype)

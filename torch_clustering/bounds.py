@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_clustering._checks import CHUNK_BYTES, chunks
-from torch_clustering.assign import Rows, Scorer, relative_error
-from torch_clustering.least import take_least_
+from torch_clustering.assign import Rows, Scorer, relative_error, take_least_
 
 THIN = 32  # the least of so few columns is found fastest with each column in one piece
 WIDE = 256  # centres from which on measuring a row's own distance first costs less than it spares

@@ -44,23 +44,6 @@ def least_(scores: Tensor) -> tuple[Tensor, Tensor]:
     return place.clamp_(max=n_scores - 1), lead.sub_(torch.from_numpy(np.maximum(row_least, column_least)))
 
 
-def take_least_(scores: Tensor, transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(b, 1) int64 where each row of `scores` (b, K) is least, (b, 1) what it is there, and (b,) by how much.
-
-    In place, the least score becomes infinite.
-    """
-    if transposed:
-        places, gaps = least_(scores.T[None])
-        own = places[0, :, None].long()
-        best = scores.gather(1, own)
-        scores.scatter_(1, own, math.inf)
-        return own, best, gaps[0]
-    own = argmin(scores)[:, None]
-    best = scores.gather(1, own)
-    scores.scatter_(1, own, math.inf)
-    return own, best, scores.amin(1) - best[:, 0]
-
-
 def place_error(dtype: torch.dtype) -> float:
     """Bound of the share of a score by which carrying its place changes it."""
     return FEW * torch.finfo(dtype).eps
