@@ -22,6 +22,16 @@ METHODS: dict[str, dict[str, Any]] = {
         **TWO_LAYERS, "ema_momentum": 0.9, "queue_size": 192, "warmup_epochs": 1, "n_prototypes": [13, 29],
     },
     "cc": TWO_LAYERS,
+    "pica": {"over_clusters": []},  # with more heads, all but one are idle in a step
+    "gcc": {**TWO_LAYERS, "warmup_epochs": 1},
+    "and": {"projection_dim": 7, "n_neighbors": 2},
+    "scan": {"n_heads": 2, "n_neighbors": 5},
+    "selflabel": {"threshold": 0.11},
+    "swav": {**TWO_LAYERS, "n_prototypes": 13, "freeze_epochs": 0, "queue_size": 96},
+    "dino": {
+        "hidden_dim": 11, "bottleneck_dim": 7, "out_dim": 13, "freeze_epochs": 0, "ema_momentum": 0.9,
+    },
+    "temi": {"n_heads": 2, "n_neighbors": 5, "hidden_dim": 11, "bottleneck_dim": 7, "freeze_epochs": 0},
 }  # fmt: skip
 ROOT = Path(__file__).parent.parent
 

@@ -4,16 +4,19 @@ import torch
 
 from training.build import Run, build_run, restore_run
 from training.features import feed_features
-from training.init_from import adopt_clusters
+from training.init_from import adopt_clusters, check_first_run
 from training.run_dir import RunDirectory
 from training.settings import Settings
 
 
 def new_run(settings: Settings, device: torch.device) -> Run:
     """A run before its first step. Collective. Raises UserError for settings that the data cannot serve."""
+    first = settings.run.init_from
+    if first is not None:
+        check_first_run(settings, first)
     run = build_run(settings, device)
-    if settings.run.init_from is not None and run.method.starts_from == "clusters":
-        run.told.append(adopt_clusters(run, settings.run.init_from))
+    if first is not None and run.method.starts_from == "clusters":
+        run.told.append(adopt_clusters(run, first))
     if run.method.input == "features":
         run.told.append(feed_features(run))
     return run

@@ -2,43 +2,26 @@
 
 import time
 
-import torch
 from torch import Tensor
 
-from data.store import Store
-from data.views import Views
+from data.store import RowStore
 from training.build import Run
 from training.embed import map_rows
+from training.log import duration
 from utils import distributed
-from utils.draws import Draws
+
+TELL_SECONDS = 30
 
 
-class FeatureStore(Store):
+class FeatureStore(RowStore):
     """The encoder's output of every clean image, (D,) floating point each, whole on the device of every rank."""
 
     def __init__(self, features: Tensor) -> None:
-        self.image_shape, self.n_rows, self.device = tuple(features.shape[1:]), len(features), features.device  # type: ignore[assignment]
-        self.streams, self.resident = False, True
-        self._block, self._n_images = features, len(features)
+        self.n_rows, self.device, self._features = len(features), features.device, features
 
-
-class NoViews(Views):
-    """Features as they are: one view, never changed."""
-
-    def __init__(self, width: int, dtype: torch.dtype) -> None:
-        self.image_shape, self.dtype, self.n_all = (width,), dtype, 1  # type: ignore[assignment]
-
-    def __call__(self, images: Tensor, draws: Draws) -> list[Tensor]:
-        """[(B, D)] the features."""
-        return [images]
-
-    def partner(self, images: Tensor, draws: Draws, place: int) -> Tensor:
-        """(B, D) the features of other images that join the batch."""
-        return images
-
-    def clean(self, images: Tensor) -> Tensor:
-        """(B, D) the features."""
-        return images
+    def images(self, rows: Tensor) -> Tensor:
+        """(B, D) features of `rows` (B,) int64 on any device."""
+        return self._features.index_select(0, rows.to(self.device, non_blocking=True))
 
 
 def feed_features(run: Run) -> str:
@@ -46,9 +29,32 @@ def feed_features(run: Run) -> str:
 
     Rows that only train are no part of it. Returns what to tell the user.
     """
-    started, rows = time.monotonic(), run.store.shard(distributed.rank(), distributed.world())
-    own = map_rows(run.method.encode, run.method, run.store, run.views, rows, run.settings.optim.precision)
+    rows = run.store.shard(distributed.rank(), distributed.world())
+    started, progress = time.monotonic(), Progress(len(rows))
+
+    def encode(images: Tensor) -> Tensor:
+        features = run.method.encode(images)
+        progress.add(len(images))
+        return features
+
+    own = map_rows(encode, run.method, run.store, run.views, rows, run.settings.optim.precision)  # (n, D)
     features = distributed.gather_rows(own)  # (N, D): any rank may ask for any row
-    run.feed.store, run.feed.views = FeatureStore(features), NoViews(features.shape[1], features.dtype)
-    took = time.monotonic() - started
-    return f"features of {len(features):,} images, {features.shape[1]} wide, encoded once in {took:.1f} s"
+    run.feed.store, run.feed.views = FeatureStore(features), None
+    took = duration(time.monotonic() - started)
+    return f"features of {len(features):,} images, {features.shape[1]} wide, encoded once in {took}"
+
+
+class Progress:
+    """Tells now and then how far rank 0 has come with its part of the images, and how long it has still to go."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total = 0, total
+        self.started = self.told = time.monotonic()
+
+    def add(self, n_images: int) -> None:
+        """Count images that are done; say so where nothing has been said for `TELL_SECONDS`."""
+        self.done, now = self.done + n_images, time.monotonic()
+        if now - self.told >= TELL_SECONDS and distributed.is_main():
+            left = (now - self.started) / self.done * (self.total - self.done)
+            print(f"encoded {self.done / self.total:.0%} of the images  left {duration(left)}", flush=True)
+            self.told = now

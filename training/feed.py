@@ -12,7 +12,7 @@ from data.batch import UNLABELLED, Batch
 from data.loader import ahead
 from data.sampler import Sampler, part
 from data.sources.base import Source
-from data.store import Store
+from data.store import RowStore
 from data.views import Views
 from models.method import Method
 from models.state import ClusterState
@@ -47,10 +47,13 @@ def passes_of(method: Method, source: Source, global_batch: int, seed: int) -> l
 
 @dataclass
 class Feed:
-    """Makes this rank's micro-batches. `waited`: seconds that the consumer has waited for them so far."""
+    """Makes this rank's micro-batches. `waited`: seconds that the consumer has waited for them so far.
 
-    store: Store
-    views: Views
+    views: None where the store's rows are features, which are their own only view.
+    """
+
+    store: RowStore
+    views: Views | None
     method: Method
     passes: list[Pass]
     seed: int
@@ -111,8 +114,7 @@ class Feed:
         added = [] if partners is None else list(partners[start - first :][: len(own)].unbind(1))
         device = self.store.device
         return Batch(
-            views=self._views(own, draws)
-            + [self.views.partner(self.store.images(who), draws, place) for place, who in enumerate(added)],
+            views=self._views(own, draws) + [self._partner(who, draws, place) for place, who in enumerate(added)],
             rows=own.to(device, non_blocking=True),
             positions=torch.arange(start, start + len(own), device=device),
             draws=draws,
@@ -122,8 +124,15 @@ class Feed:
     def _views(self, rows: Tensor, draws: Draws) -> list[Tensor]:
         """The views of `rows` (B,): cut from the originals where these are streamed, else from the stored squares."""
         views, store = self.views, self.store
+        if views is None:
+            return [store.images(rows)]
         if not store.streams:
             return views(store.images(rows), draws)
         sizes = store.sizes(rows)
         crops = store.crops(rows, [views.boxes(number, draws, sizes) for number in range(views.n_all)])
         return [views.finish(crop, number, draws) for number, crop in enumerate(crops)]
+
+    def _partner(self, rows: Tensor, draws: Draws, place: int) -> Tensor:
+        """The view of other rows (B,) that join the batch. place: 0 for the first set of them, 1 for the second."""
+        images = self.store.images(rows)
+        return images if self.views is None else self.views.partner(images, draws, place)

@@ -111,6 +111,15 @@ class Watch:
             "empty", health["empty"] > 0, f"{health['empty']:.0f} of {n_clusters} clusters are empty (sizes {listed})"
         )
 
+    def selection(self, selected: float) -> Iterator[str]:
+        """A warning when a method that learns from confident images finds none. selected: their share, 0 to 1."""
+        yield from self._once(
+            "selection",
+            selected == 0,
+            "no image passes method.threshold, so nothing is learnt; lower it, or go on from "
+            "surer clusters (run.init_from)",
+        )
+
     def loader(self, waited: float) -> Iterator[str]:
         """A warning when training waits for its images. waited: share of the time, 0 to 1."""
         yield from self._once(

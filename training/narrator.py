@@ -64,6 +64,8 @@ class Narrator:
     def epoch(self, clock: Clock) -> None:
         """After an epoch: one console line. Collective."""
         values = {name: float(distributed.mean_over_ranks_(value.double())) for name, value in self.losses.items()}
+        for text in self.watch.selection(values.get("selected", 1.0)):
+            self.log.warn(f"epoch {clock.epoch:.1f}: {text}")
         now = time.monotonic()
         rate = (clock.step - self.epoch_step) * self.settings.optim.global_batch / max(1e-9, now - self.epoch_started)
         waited = (self.feed.waited - self.waited) / max(1e-9, now - self.epoch_started - self.estep_seconds)

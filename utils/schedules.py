@@ -82,6 +82,15 @@ def cosine(start: float, final: float, clock: Clock) -> float:
     return _half_cosine(start, final, clock.step / clock.total_steps)
 
 
+def linear_by_epoch(start: float, final: float, clock: Clock, *, epochs: int) -> float:
+    """`start` in the first epoch, `final` from the `epochs`-th on, between them on a line: DINO's temperature.
+
+    Constant within an epoch. epochs: 0 for `final` from the start.
+    """
+    share = min(1.0, clock.whole_epochs / max(1, epochs - 1)) if epochs else 1.0
+    return start + (final - start) * share
+
+
 def ema_momentum(base: float, final: float | None, clock: Clock) -> float:
     """Momentum of the update after step `clock.step`: `base`, or a cosine from it to `final` where that is given.
 

@@ -205,10 +205,13 @@ def timm_net(config: EncoderConfig, image_shape: ImageShape, *, pretrained: bool
         "in_chans": image_shape[0],
         "pretrained": pretrained,
     }
-    try:
-        return timm.create_model(name, num_classes=0, img_size=image_shape[1:], **options)
-    except TypeError:  # convolutional nets take any size and know no such argument
-        return timm.create_model(name, num_classes=0, **options)
+    size = {"img_size": image_shape[1:]}
+    for known in ({**size, "dynamic_img_size": True}, size):  # dynamic: local crops have a size of their own
+        try:
+            return timm.create_model(name, num_classes=0, **known, **options)
+        except TypeError:  # convolutional nets take any size and know no such argument
+            continue
+    return timm.create_model(name, num_classes=0, **options)
 
 
 def check_timm_name(name: str) -> None:

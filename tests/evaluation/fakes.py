@@ -53,7 +53,7 @@ class FakeSource(Source):
 class FakeMethod(nn.Module):
     """Embeds by one fixed matrix, encodes by another."""
 
-    embed_name, encode_name = "made projection", "made encoder"
+    embed_name, encode_name, input = "made projection", "made encoder", "images"
     heads: tuple[int, ...] = ()
 
     def __init__(self, pixels: int, n_clusters: int) -> None:
@@ -90,6 +90,11 @@ class FakeRun:
     state: ClusterState | None
     device: torch.device
     directory: SimpleNamespace | None
+
+    @property
+    def feed(self) -> SimpleNamespace:
+        """The images themselves are what the network is fed with."""
+        return SimpleNamespace(store=self.store, views=self.views)
 
 
 def fake_run(

@@ -40,6 +40,23 @@ def test_encoder_has_the_published_size_and_gives_its_features(
         assert net.eval()(torch.zeros(2, *shape)).shape == (2, feature_dim)
 
 
+@pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_resnet", "resnet18", "digits"])
+def test_encoder_takes_local_crops_of_another_size(name: str) -> None:
+    net, feature_dim = build_encoder(EncoderConfig(name=name), (3, 48, 48))
+    with torch.no_grad():
+        assert net.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, feature_dim)
+
+
+def test_a_transformer_of_any_size_gives_at_its_own_what_one_of_that_size_alone_gives() -> None:
+    timm = pytest.importorskip("timm")
+    net = build_encoder(EncoderConfig(name="timm:test_vit"), (3, 48, 48))[0].eval()
+    plain = timm.create_model("test_vit", num_classes=0, img_size=48).eval()
+    plain.load_state_dict(net.state_dict())
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        assert torch.equal(net(images), plain(images))
+
+
 @pytest.mark.parametrize(
     ("stem", "size", "side"), [("cifar", 32, 4), ("cifar", 96, 12), ("stl", 96, 7), ("imagenet", 96, 3)]
 )

@@ -32,6 +32,18 @@ CASES: dict[str, dict[str, Any]] = {
     "moco, one direction, accumulation": {"method__symmetric": "none", "optim__accumulation": 2},
     "pcl, past its warm-up": {},
     "cc": {},
+    "pica, heads in turn, three repeats": {"views__n_views": 4, "optim__name": "adam", "method__over_clusters": [13]},
+    "gcc, past its pretext, groups, accumulation": {"method__bn_groups": 2, "optim__accumulation": 2},
+    "and, anchors of the bank, accumulation": {"method__source": "bank", "optim__accumulation": 2},
+    "scan, pairs with itself, more e-steps": {"method__include_self": True},
+    "selflabel, accumulation": {"optim__accumulation": 2, "optim__name": "adam", "optim__learning_rate": 0.001},
+    "swav, local crops, queue, frozen at first": {
+        "views__local": {"number": 2, "size": 6}, "method__bn_groups": 2, "method__freeze_epochs": 1,
+    },
+    "dino, local crops, accumulation, frozen at first": {
+        "views__local": {"number": 1, "size": 6}, "optim__accumulation": 2, "method__freeze_epochs": 1,
+        "method__teacher_warmup_epochs": 2,
+    },
 }  # fmt: skip
 CASES |= {name: {} for name in METHODS if name not in {case.split(",")[0] for case in CASES}}
 

@@ -41,6 +41,21 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "pcl": {**QUEUE, "method__n_prototypes": [4, 8], "method__warmup_epochs": 30, "estep__every_epochs": 5},
     "cc": {**HEADS, "optim__learning_rate": 0.01},
+    "pica": {"method__over_clusters": [12], "optim__epochs": 60},
+    "gcc": {**HEADS, "method__warmup_epochs": 20, "method__temperature": 0.5, "optim__epochs": 60},
+    "and": {
+        "method__projection_dim": 32, "method__temperature": 0.2, "method__n_neighbors": 5, "views__n_views": 1,
+        "estep__every_epochs": 10, "optim__epochs": 60,
+    },
+    "scan": {
+        "method__n_heads": 1, "method__n_neighbors": 3, "method__include_self": True, "views__n_views": 1,
+        "optim__learning_rate": 0.01, "estep__n_init": 1, "estep__final_n_init": 1, "estep__every_epochs": 10,
+    },
+    "swav": {**HEADS, "method__n_prototypes": 32, "method__queue_size": 0, "optim__learning_rate": 0.01},
+    "dino": {
+        "method__hidden_dim": 64, "method__bottleneck_dim": 32, "method__out_dim": 64, "method__head_norm": True,
+        "method__ema_momentum_final": None, "method__teacher_temperature": 0.05, "optim__learning_rate": 0.01,
+    },
 }  # fmt: skip
 HIDDEN, FOUND = 0.7, 0.95
 
@@ -72,7 +87,8 @@ def accuracies(name: str, seed: int) -> tuple[float, float]:
     return kmeans_accuracy(features, truth), external_scores(run.state.labels, truth)["acc"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# heads on the frozen features of an untrained encoder cannot find what these do not show
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.input == "images"])
 def test_kinds_that_an_untrained_encoder_does_not_show_are_found(name: str) -> None:
     before, after = accuracies(name, 1)
     assert before <= HIDDEN

@@ -69,3 +69,10 @@ def test_a_starving_loader_is_told_once_until_it_is_fed() -> None:
     assert told[1][0].startswith("21% of the time goes to waiting for images; data.store=cache, ")
     watch = Watch()
     assert [len(list(watch.loader(waited))) for waited in (0.5, 0.9, 0.1, 0.5)] == [1, 0, 0, 1]
+
+
+def test_a_method_that_selects_no_image_is_told_once_until_it_selects_some() -> None:
+    watch = Watch()
+    told = [list(watch.selection(share)) for share in (0.01, 0.0, 0.0, 0.5, 0.0)]
+    assert [len(lines) for lines in told] == [0, 1, 0, 0, 1]
+    assert told[1][0].startswith("no image passes method.threshold, so nothing is learnt; lower it")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.vectors import z
-from training.optim import OptimConfig, build_optimizer, set_schedules
+from training.optim import OptimConfig, build_optimizer, clip, set_schedules
 from utils.clock import Clock
 from utils.config import compose, validate
 from utils.errors import UserError
@@ -40,6 +40,9 @@ def three_steps(config: OptimConfig, rates: tuple[float, ...]) -> tuple[Tensor, 
         ({"name": "sgd", "decay_norm_and_bias": True}, (0.1,) * 3,
          [-0.0572311932333, -0.0922101474528, -0.411214888232],
          [0.158454240944, 0.0882767342463, -0.0630619948083, -0.156421816662]),
+        ({"name": "sgd", "nesterov": True, "weight_decay": 0.01}, (0.1,) * 3,
+         [-0.251676126685, -0.329329250878, -0.630574888665],
+         [0.143738572412, 0.0873446178575, -0.0493535755452, -0.140676319197]),
         ({"name": "lars", "lars_variant": "you2017"}, (1.6,) * 3, [0.417069948726, 0.450455032332, 0.0668650769082],
          [-0.463867438057, -0.208022986299, 0.239076839716, 0.466370521855]),
         ({"name": "lars", "lars_variant": "you2017", "decay_norm_and_bias": True}, (1.6,) * 3,
@@ -63,7 +66,7 @@ def test_three_steps_equal_the_published_numbers(
     changes: dict, rates: tuple[float, ...], w_first: list[float], b: list[float]
 ) -> None:
     decay = 5e-4 if changes["name"] == "sgd" else 1e-4
-    weights, biases = three_steps(OptimConfig(weight_decay=decay, **changes), rates)
+    weights, biases = three_steps(OptimConfig(**{"weight_decay": decay, **changes}), rates)
     assert weights[0].tolist() == pytest.approx(w_first, rel=1e-9)
     assert biases.tolist() == pytest.approx(b, rel=1e-9)
 
@@ -165,3 +168,82 @@ def test_fused_sgd_equals_the_plain_one() -> None:
             group["lr"] = rate
         plain.step()
     torch.testing.assert_close((w, b), (pw.detach(), pb.detach()), atol=1e-14, rtol=0)
+
+
+def adam_loop(weights: Tensor, decay: float, decoupled: bool, rates: tuple[float, ...]) -> Tensor:
+    """Kingma and Ba 2015, algorithm 1; decay in the gradient, or of the weights as Loshchilov and Hutter 2019."""
+    weights, mean, square = weights.detach().clone(), 0.0, 0.0
+    for step, rate in enumerate(rates, 1):
+        gradient = gradients(step)[0]
+        if decoupled:
+            weights = weights - rate * decay * weights
+        else:
+            gradient = gradient + decay * weights
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        weights = weights - rate * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+    return weights
+
+
+def test_adam_decays_in_the_gradient_and_adamw_the_weights() -> None:
+    rates = (0.1, 0.2, 0.3)
+    found = {name: three_steps(OptimConfig(name=name, weight_decay=0.3), rates)[0] for name in ("adam", "adamw")}  # type: ignore[arg-type]
+    for name, weights in found.items():
+        expected = adam_loop(start()[0], 0.3, name == "adamw", rates)
+        torch.testing.assert_close(weights, expected, atol=1e-12, rtol=0)
+    assert (found["adam"] - found["adamw"]).abs().max() > 0.01
+
+
+def test_milestones_count_anew_after_every_restart() -> None:
+    words = ["optim.schedule=step", "optim.milestones=[3, 5]", "optim.step_factor=0.2", "optim.restart_epochs=7"]
+    config = validate(compose([], [*words, "optim.learning_rate=0.1"]), {"optim": OptimConfig})["optim"]
+    assert isinstance(config, OptimConfig)
+    optimizer = build_optimizer(config, {"online": [start()[0]]})
+    rates = [set_schedules(optimizer, config, Clock(10 * epoch, 10, 100)) for epoch in (2, 3, 6, 7, 10, 13, 14)]
+    assert rates == pytest.approx([0.1, 0.02, 0.004, 0.1, 0.02, 0.004, 0.1])
+
+
+def test_weight_decay_goes_along_a_cosine_where_there_is_one() -> None:
+    w, b = start()
+    config = OptimConfig(name="adamw", weight_decay=0.04, weight_decay_final=0.4)
+    optimizer = build_optimizer(config, {"online": [w, b]})
+    found = []
+    for step in (0, 25, 50, 99):
+        set_schedules(optimizer, config, Clock(step, 10, 10))
+        found.append([group["weight_decay"] for group in optimizer.param_groups])
+    assert [weights for weights, _ in found] == pytest.approx([0.04, 0.0927207794, 0.22, 0.3999111804], abs=1e-9)
+    assert {biases for _, biases in found} == {0.0}
+    # without an end it stays
+    set_schedules(optimizer, OptimConfig(name="adamw", weight_decay=0.04), Clock(50, 10, 10))
+    assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(0.3999111804)
+
+
+@pytest.mark.parametrize(
+    ("changes", "long", "short"),
+    [
+        ({}, [30.0, 40.0], [0.3, 0.4]),
+        ({"clip_norm": 5.0}, [3.0 / (1 + 1e-4) ** 0.5, 4.0 / (1 + 1e-4) ** 0.5], [0.03, 0.04]),
+        ({"clip_norm": 5.0, "clip_per_tensor": True}, [3.0, 4.0], [0.3, 0.4]),
+    ],
+)
+def test_gradients_are_shortened_together_or_each_alone(
+    changes: dict[str, float], long: list[float], short: list[float]
+) -> None:
+    first, second, none = (nn.Parameter(torch.zeros(2, dtype=torch.float64)) for _ in range(3))
+    first.grad, second.grad = (torch.tensor(v, dtype=torch.float64) for v in ([30.0, 40.0], [0.3, 0.4]))
+    clip([first, none, second], OptimConfig(**changes))  # type: ignore[arg-type]
+    assert first.grad.tolist() == pytest.approx(long, rel=1e-6)
+    assert second.grad.tolist() == pytest.approx(short, rel=1e-4)
+    assert none.grad is None
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["optim.name=adam", "optim.nesterov=true"], "nesterov is of sgd with sgd_momentum"),
+        (["optim.nesterov=true", "optim.sgd_momentum=0"], "nesterov is of sgd with sgd_momentum"),
+        (["optim.weight_decay=0", "optim.weight_decay_final=0.4"], "weight_decay_final goes on from a weight_decay"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words: list[str], problem: str) -> None:
+    with pytest.raises(UserError, match=f"optim: {problem}"):
+        validate(compose([], words), {"optim": OptimConfig})

@@ -32,6 +32,13 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {  # epochs done at the kill, wha
     "moco": (2, {"method__bn_groups": 2}),
     "pcl": (2, {"optim__name": "lars"}),
     "cc": (2, {"optim__name": "adamw"}),
+    "pica": (2, {"optim__name": "adam", "method__over_clusters": [13]}),
+    "gcc": (2, {"method__bn_groups": 2, "estep__every_epochs": 2}),
+    "and": (2, {"optim__name": "adam"}),
+    "scan": (2, {"optim__name": "adam", "estep__every_epochs": None}),
+    "selflabel": (2, {"optim__name": "adam"}),
+    "swav": (2, {"method__queue_start_epoch": 2, "method__freeze_epochs": 2}),
+    "dino": (2, {"method__teacher_warmup_epochs": 3, "method__freeze_epochs": 3}),
 }  # fmt: skip
 CASES |= {name: (2, {}) for name in METHODS if name not in CASES}
 FOUR_RANKS = "propos, queue, resampling"

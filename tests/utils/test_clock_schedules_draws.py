@@ -66,6 +66,26 @@ def test_steps_fall_at_their_milestones(epoch: int, expected: float) -> None:
         )
 
 
+def test_steps_of_a_round_are_those_of_the_first() -> None:
+    def rate(epoch: int, restart: int | None) -> float:
+        clock = Clock(epoch * 13 + 12, 13, 1000)
+        return schedules.step(0.03, clock, warmup_epochs=0, milestones=(120, 160), factor=0.1, restart=restart)
+
+    within = (0, 119, 120, 159, 160, 199)
+    first = [rate(epoch, None) for epoch in within]
+    assert first == pytest.approx([0.03, 0.03, 0.003, 0.003, 3e-4, 3e-4])
+    for number in range(5):
+        assert [rate(200 * number + epoch, 200) for epoch in within] == first
+    assert rate(999, None) == rate(200, None) == first[-1]
+
+
+def test_a_cosine_begins_at_its_start_and_goes_towards_its_end() -> None:
+    found = [schedules.cosine(0.04, 0.4, Clock(step, 7, 10)) for step in (0, 35, 70)]
+    assert found == pytest.approx([0.04, 0.22, 0.4])
+    quarter = 0.4 - 0.36 * (1 + math.sqrt(0.5)) / 2
+    assert schedules.cosine(0.04, 0.4, Clock(25, 10, 10)) == pytest.approx(quarter)
+
+
 def test_a_step_stops_at_the_minimum_and_warms_up() -> None:
     def rate(step: int) -> float:
         clock = Clock(step, 10, 9)
@@ -99,6 +119,15 @@ def test_draws_of_two_halves_are_the_draws_of_the_whole() -> None:
     halves = [Draws(3, 5, 0, 7, 14), Draws(3, 5, 7, 14, 14)]
     assert torch.equal(torch.cat([d.normal("latent", (5,)) for d in halves]), whole.normal("latent", (5,)))
     assert torch.equal(torch.cat([d.uniform("views", (2, 3)) for d in halves]), whole.uniform("views", (2, 3)))
+
+
+def test_draws_of_all_are_those_of_the_micro_batch_on_every_rank() -> None:
+    whole = Draws(3, 5, 0, 24, 24).uniform("neighbours", (2,))
+    for micro in (0, 1):  # of 12 positions each, of which three ranks have 4
+        ranks = [Draws(3, 5, start, start + 4, 24) for start in range(12 * micro, 12 * micro + 12, 4)]
+        for draws in ranks:
+            assert torch.equal(draws.uniform_of_all("neighbours", (2,), 12), whole[12 * micro : 12 * micro + 12])
+        assert torch.equal(torch.cat([draws.uniform("neighbours", (2,)) for draws in ranks]), whole[12 * micro :][:12])
 
 
 def test_draws_differ_by_seed_purpose_step_and_row() -> None:
