@@ -1,6 +1,5 @@
 """CC: contrastive clustering (Li et al., AAAI 2021, arXiv 2009.09687)."""
 
-import math
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from models.method import Losses, Method, MethodConfig, forward_views
 from models.parts.centers import EStepConfig, head_clusters
 from models.parts.contrastive import nt_xent
 from models.parts.heads import MLP
+from models.parts.partition import negative_entropy
 from models.state import ClusterState, FeatureShard
 from utils import distributed
 from utils.clock import Clock
@@ -62,6 +62,12 @@ class CC(Method):
         loss = instance + cluster + entropy
         return {"loss": loss, "instance": instance, "cluster": cluster, "negative_entropy": entropy, "carry": carry}
 
+    def before_optimizer(self, phase: str, clock: Clock) -> None:
+        """The idle cluster head has no gradient, not one of zero, with which momentum and decay would still move it."""
+        if phase == UNLABELLED:
+            for parameter in self.cluster_head.parameters():
+                parameter.grad = None
+
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.projector(self.encoder(images)), dim=1)
 
@@ -103,17 +109,3 @@ def cluster_contrast(first: Tensor, second: Tensor, *, temperature: float) -> tu
         other_view = torch.arange(len(logits), device=logits.device).roll(first.shape[1])
         loss = F.cross_entropy(logits.masked_fill(itself, -torch.inf), other_view)
         return loss, negative_entropy(sizes / (len(first) * distributed.world()))
-
-
-def negative_entropy(sizes: Tensor) -> Tensor:
-    """log K minus the entropy of each view's cluster sizes, summed over views: 0 where they are equal, else more.
-
-    sizes: (views, K) mean probabilities of the global batch, carry the gradient. Li et al. 2021, eq. 6 (its H, negated
-    and shifted by log K).
-
-    >>> negative_entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
-    tensor(0.6931)
-    """
-    # clamped before the log: at 0 the term is 0 and its gradient finite, where that of xlogy(p, p) is 0 / 0
-    logs = sizes.clamp_min(torch.finfo(sizes.dtype).tiny).log()
-    return (math.log(sizes.shape[1]) + (sizes * logs).sum(1)).sum()

@@ -112,7 +112,7 @@ def confident_cross_entropy(
 
     A row's label is the most probable entry of its weak logits; it counts where that probability is above `threshold`.
     The mean over ranks is the mean over all rows that count (balanced: over clusters of the mean over their rows), 0
-    with zero gradient where there are none. weak_logits: (B, K), without gradient; strong_logits: (B, K) carry it; B
+    with zero gradient where there are none. weak_logits: (B, K), get no gradient; strong_logits: (B, K), carry it; B
     equal on all ranks. Only K counts travel; in float32 or wider. Van Gansbeke et al. 2020, section 2.3. Collective.
 
     >>> weak, strong = torch.tensor([[9.0, 0.0], [0.0, 9.0], [1.0, 0.0]]), torch.tensor([[0.0, 0], [0, 2], [5, 0]])
@@ -121,7 +121,7 @@ def confident_cross_entropy(
     """
     with torch.autocast(strong_logits.device.type, enabled=False):
         wide = torch.promote_types(strong_logits.dtype, torch.float32)
-        confidence, labels = torch.softmax(weak_logits.detach().to(wide), dim=1).max(1)  # (B,)
+        confidence, labels = torch.softmax(weak_logits.to(wide), dim=1).max(1)  # (B,)
         counted = (confidence > threshold).to(wide)
         counts = counted.new_zeros(strong_logits.shape[1]).index_add_(0, labels, counted)  # (K,)
         counts = distributed.reduce_sum_(counts)

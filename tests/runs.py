@@ -27,7 +27,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "and": {"projection_dim": 7, "n_neighbors": 2},
     "scan": {"n_heads": 2, "n_neighbors": 5},
     "selflabel": {"threshold": 0.11},
-    "swav": {**TWO_LAYERS, "n_prototypes": 13, "freeze_epochs": 0, "queue_size": 96},
+    # a narrower projector gives rows that lie too close together to have one nearest center
+    "swav": {"hidden_dim": 32, "projection_dim": 7, "n_prototypes": 13, "freeze_epochs": 0, "queue_size": 96},
     "dino": {
         "hidden_dim": 11, "bottleneck_dim": 7, "out_dim": 13, "freeze_epochs": 0, "ema_momentum": 0.9,
     },

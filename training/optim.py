@@ -89,7 +89,11 @@ def build_optimizer(config: OptimConfig, parts: dict[str, list[nn.Parameter]]) -
         return torch.optim.Adam(groups, lr=rate, fused=True)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=rate, fused=True)
-    return torch.optim.SGD(groups, lr=rate, momentum=config.sgd_momentum, nesterov=config.nesterov, fused=True)
+    sgd = torch.optim.SGD(groups, lr=rate, momentum=config.sgd_momentum, nesterov=config.nesterov, fused=True)
+    if config.sgd_momentum:  # of zero, as at a first step: fused SGD cannot begin it later, after an idle phase
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def clip(parameters: list[nn.Parameter], config: OptimConfig) -> None:

@@ -174,7 +174,7 @@ def caveats(settings: Settings) -> list[str]:
     if method.starts_from != "scratch" and bare:
         name = settings.method.name
         told.append(f"{name} is a second stage, and run.init_from is not set: it starts from an untrained encoder")
-    if encoder.freeze and not encoder.pretrained and encoder.checkpoint is None:
+    if encoder.freeze and bare:
         told.append("encoder.freeze without encoder.pretrained or checkpoint: the frozen stages stay random")
     if encoder.drop_rate or encoder.drop_path_rate:
         told.append("encoder.drop_rate and drop_path_rate: results depend on the number of ranks")

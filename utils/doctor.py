@@ -15,7 +15,11 @@ from utils.compat import prepare_torchvision
 
 ROOT = Path(__file__).parent.parent
 REQUIRED = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pydantic", "PyYAML", "pillow", "tqdm")
-OPTIONAL = {"wandb": "log.wandb", "tensorboard": "log.tensorboard", "faiss-cpu": "an oracle in tests"}
+OPTIONAL = {
+    "wandb": "log.wandb",
+    "tensorboard": "log.tensorboard",
+    "faiss-cpu": "neighbours of many rows on a CPU; an oracle in tests",
+}
 GIB = 2**30
 
 

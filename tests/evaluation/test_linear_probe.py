@@ -10,7 +10,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from evaluation import linear_probe
-from evaluation.linear_probe import STRENGTHS, choose_strength, fit_logistic, principal_axes, score_linear
+from evaluation.linear_probe import STRENGTHS, choose_strength, score_linear
+from models.parts import linear_fit
+from models.parts.linear_fit import fit_logistic, principal_axes
 from tests.evaluation.fakes import fake_run
 from tests.ranks import run_ranks
 
@@ -137,7 +139,7 @@ def test_the_held_out_rows_are_a_draw_of_the_seed() -> None:
 
 
 def sharded(rank: int, world: int) -> dict[str, Any]:
-    linear_probe.CHUNK_ROWS = 11
+    linear_fit.CHUNK_ROWS = 11
     features, classes = (part.split(SIZES[world])[rank] for part in made())
     mean, rotation, variance = principal_axes(features)
     points = (features - mean) @ rotation
