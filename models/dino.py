@@ -19,6 +19,7 @@ from models.parts.multi_crop import N_TARGETS, forward_crops, predict_targets
 from models.state import ClusterState
 from utils import distributed, schedules
 from utils.clock import Clock
+from utils.errors import UserError
 
 
 class DINOConfig(MethodConfig):
@@ -62,6 +63,8 @@ class DINO(Method):
         self.register_buffer("center", torch.zeros(config.out_dim))
 
     def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> Losses:
+        if len(batch.views) < N_TARGETS:
+            raise UserError("views.n_views", "1: DINO predicts one view from another", "use 2")
         features, logits = self._outputs(self.student, batch.views)
         with torch.no_grad():
             targets = torch.stack(self._outputs(self.teacher, batch.views[:N_TARGETS])[1])  # (2, B, out_dim)
@@ -93,12 +96,7 @@ class DINO(Method):
         return self.teacher[0](images)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        encoder, bottleneck, last = self.student
-        # torch's fused SGD wants all parameters of a group to move first in the same step
-        return {
-            "online": [*encoder.parameters(), *bottleneck.parameters()],
-            "last": [p for p in last.parameters() if p.requires_grad],
-        }
+        return {"online": [p for p in self.student.parameters() if p.requires_grad]}
 
     def _outputs(self, network: nn.Sequential, crops: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Of each crop the bottleneck (B, bottleneck_dim) of length 1, and the logits (B, out_dim), in float32."""

@@ -16,6 +16,7 @@ from models.parts.multi_crop import N_TARGETS, forward_crops, predict_targets
 from models.state import ClusterState
 from utils import distributed
 from utils.clock import Clock
+from utils.errors import UserError
 
 
 class SwAVConfig(MethodConfig):
@@ -54,6 +55,8 @@ class SwAV(Method):
         self.queues = nn.ModuleList(Queue(config.queue_size, config.projection_dim) for _ in range(n_queues))
 
     def loss(self, batch: Batch, state: ClusterState | None, clock: Clock) -> Losses:
+        if len(batch.views) < N_TARGETS:
+            raise UserError("views.n_views", "1: SwAV predicts one view from another", "use 2")
         crops = forward_crops(self.encoder, self.projector, batch.views, self.config.views_in_one_forward)
         with torch.autocast(self.prototypes.device.type, enabled=False):
             wide = torch.promote_types(crops[0].dtype, torch.float32)
@@ -83,8 +86,7 @@ class SwAV(Method):
         return self.encoder(images)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        # torch's fused SGD wants all parameters of a group to move first in the same step
-        return {"online": [*self.encoder.parameters(), *self.projector.parameters()], "prototypes": [self.prototypes]}
+        return {"online": list(self.parameters())}
 
     @torch.no_grad()
     def _past_scores(self, clock: Clock, global_batch: int) -> list[Tensor]:

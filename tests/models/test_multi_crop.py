@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from models.parts.multi_crop import forward_crops, predict_targets
 from tests.oracles.bn_loop import bn_loop
 from tests.oracles.swav_loop import pairs_loop
+from tests.runs import tiny_run
 from tests.vectors import z
+from utils.errors import UserError
 from utils.group_batchnorm import convert_batchnorm
 
 
@@ -66,3 +68,11 @@ def test_half_precision_computes_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = predict_targets(logits, [target], temperature=0.1)
     assert torch.equal(found, predict_targets([each.float() for each in logits], [target], temperature=0.1))
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_one_view_is_refused_with_a_remedy(name: str) -> None:
+    run = tiny_run(name, views__n_views=1)
+    batch = next(run.feed.rest_of_epoch(run.clock, None))
+    with pytest.raises(UserError, match="views.n_views: 1: .* predicts one view from another; use 2"):
+        run.method.loss(batch, None, run.clock)
