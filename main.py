@@ -12,9 +12,10 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from utils.errors import UserError, did_you_mean
+from utils.command_line import CONFIG_FILES, parse
+from utils.errors import UserError
 from utils.process import die_with_launcher, keep_freed_memory
 
 if TYPE_CHECKING:
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
     from training.settings import Settings
     from utils.config import Composed
 
-CONFIG_FILES = (".yml", ".yaml", ".json")  # json: flat configs as W&B exports them
-EXAMPLES = """examples:
-  python main.py config/digits_propos.yml                          one process
-  torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
-  python main.py config/own_images.yml data.root=FOLDER estep.n_clusters=8
-  python main.py resume runs/NAME                                  go on where a run stopped
-  python main.py evaluate runs/NAME                                scores and assignments.csv again
-  python main.py prepare imagenet10 --from DIR                     build a data set from its official archives
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UserError instead of printing the usage on every rank."""
-        raise UserError("command line", message, "see main.py --help")
-
 
 def main(words: list[str]) -> int:
     """Run the command that `words` name; returns the exit code."""
@@ -49,7 +32,7 @@ def main(words: list[str]) -> int:
     keep_freed_memory()
     located: Callable[[UserError], str] = str
     try:
-        command, arguments = parse(words)
+        command, arguments = parse(words, COMMANDS)
         if command in ("train", "views", "resume"):
             composed = compose_words(command, arguments)
             located = composed.locate
@@ -62,36 +45,6 @@ def main(words: list[str]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-
-
-def parse(words: list[str]) -> tuple[str, argparse.Namespace]:
-    """(command, its arguments); a config file first means train. Raises UserError for an unknown command."""
-    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        if not words[0].endswith(CONFIG_FILES) and "=" not in words[0]:
-            raise UserError(words[0], "neither a command nor a .yml or .json file" + did_you_mean(words[0], COMMANDS))
-        words = ["train", *words]
-    parser = Parser(
-        prog="main.py", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Deep image clustering and self-supervised pretraining by EM, on any number of ranks.",
-    )  # fmt: skip
-    commands = parser.add_subparsers(dest="command", metavar="CONFIG.yml | COMMAND", required=True)
-    train = commands.add_parser("train", help="train as CONFIG.yml says (the word train may be left out)")
-    train.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
-    resume = commands.add_parser("resume", help="go on where a run stopped, on any number of ranks")
-    resume.add_argument("run", type=Path, metavar="RUN")
-    resume.add_argument("words", nargs="*", metavar="section.key=value")
-    judge = commands.add_parser("evaluate", help="scores and assignments.csv of a run; trains nothing")
-    judge.add_argument("run", type=Path, metavar="RUN")
-    views = commands.add_parser("views", help="a PNG of what the model sees")
-    views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
-    views.add_argument("--out", type=Path, default=Path("views.png"), help="where to write it (default: %(default)s)")
-    build = commands.add_parser("prepare", help="build an ImageNet subset, Tiny-ImageNet or ImageNet from archives")
-    build.add_argument("name", metavar="NAME", help="imagenet10, imagenet_dogs, tiny_imagenet or imagenet")
-    build.add_argument("--from", dest="given", type=Path, required=True, metavar="DIR", help="archives or folders")
-    build.add_argument("--root", type=Path, default=Path("data_files"), help="data.root (default: %(default)s)")
-    commands.add_parser("list", help="methods, data sets, encoders and configs that exist")
-    commands.add_parser("doctor", help="what this machine can do")
-    return (arguments := parser.parse_args(words)).command, arguments
 
 
 def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
@@ -186,19 +139,22 @@ def run_epochs(run: "Run", log: "Log") -> None:
         log.say(f"run directory: {path}")
         log.say(f"next: look at {path}/clusters.png and {path}/assignments.csv;")
         log.say(f"      python main.py evaluate {path}      gives the scores again")
+        log.say(f"      python main.py predict {path} IMAGES   gives the clusters of other images")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    """Score a run as it stands; trains nothing."""
-    from evaluation.evaluate import evaluate as evaluate_run
-    from training.begin import open_run
-    from training.build import start
-    from training.run_dir import find_run
-    from utils.config import compose
+    """Score runs as they stand, on their own images or on others; trains nothing."""
+    from evaluation.several_runs import evaluate_runs
 
-    directory = find_run(arguments.run)
-    settings = load(compose([directory.config]))
-    evaluate_run(open_run(settings, directory, start(settings)))
+    evaluate_runs(arguments.words, arguments.data)
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Tell the clusters of any images."""
+    from evaluation.predict_images import predict_images
+
+    predict_images(arguments.run, arguments.images, arguments.out, arguments.folders, arguments.near)
     return 0
 
 
@@ -217,6 +173,22 @@ def prepare_set(arguments: argparse.Namespace) -> int:
 
     made = prepare(arguments.name, arguments.given, arguments.root, print)
     print(f"{arguments.name} lies in {made}; data.name={arguments.name} data.root={arguments.root}")
+    return 0
+
+
+def sweep_k(arguments: argparse.Namespace) -> int:
+    """Say how many clusters a run's embedding holds."""
+    from evaluation.choose_k import sweep_k
+
+    sweep_k(arguments.run, arguments.k, arguments.out)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Show runs side by side."""
+    from evaluation.compare import compare
+
+    compare(arguments.runs, arguments.out)
     return 0
 
 
@@ -242,6 +214,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
+    "predict": predict,
+    "sweep-k": sweep_k,
+    "compare": compare,
     "views": views,
     "prepare": prepare_set,
     "list": list_names,

@@ -3,12 +3,22 @@
 import sys
 from typing import Any
 
+from torch import Tensor
+
 from evaluation.knn import score_knn
 from evaluation.linear_probe import score_linear
 from evaluation.picture import write_picture
 from evaluation.pixel_baseline import cluster_pixels
 from evaluation.predict import assign_rows, write_assignments
-from evaluation.scores import cluster_sizes, embedding_clusters, external_scores, scored_state, table
+from evaluation.retrieval import score_retrieval
+from evaluation.scores import (
+    cluster_sizes,
+    embedding_clusters,
+    external_scores,
+    scored_state,
+    scores_of_other_k,
+    table,
+)
 from training.build import Run
 from utils import distributed
 from utils.files import write_json
@@ -22,34 +32,14 @@ def evaluate(run: Run) -> dict[str, Any]:
     """
     state = scored_state(run, run.state, run.clock)
     assert state.labels is not None
+    features = "cluster head" if run.method.heads else run.method.embed_name
+    embedding = None
     truth = run.source.read_truth(None)
-    n_clusters, seed = run.method.n_clusters, run.settings.run.seed
-    scores, embedding, baselines = None, None, []
-    if truth is not None:
-        scores = external_scores(state.labels, truth)
-        for labels, features in cluster_pixels(run, n_clusters):
-            baselines.append({"name": "KMeans", "features": features, "scores": external_scores(labels, truth)})
-        if run.method.heads:
-            labels, name = embedding_clusters(run)
-            embedding = {"name": name, "features": run.method.embed_name, "scores": external_scores(labels, truth)}
-    result = {
-        "data": run.source.name,
-        "protocol": run.source.protocol,
-        "rows": run.source.n_rows,
-        "method": run.settings.method.name,
-        "features": "cluster head" if run.method.heads else run.method.embed_name,
-        "n_clusters": n_clusters,
-        "epoch": run.clock.epoch,
-        "finished": run.clock.finished,
-        "seed": seed,
-        "command": " ".join(sys.argv),
-        "scores": scores,
-        "embedding": embedding,
-        "baselines": baselines,
-        "knn": score_knn(run),
-        "linear": score_linear(run),
-        "clusters": cluster_sizes(state.labels, n_clusters),
-    }
+    if truth is not None and run.method.heads:
+        labels, name = embedding_clusters(run, run.method.n_clusters)
+        embedding = {"name": name, "features": run.method.embed_name, "scores": external_scores(labels, truth)}
+    name = run.settings.method.name
+    result = {**judge(run, state.labels, run.method.n_clusters, name, features), "embedding": embedding}
     if run.directory is not None:
         found = assign_rows(run, state)
         if distributed.is_main():
@@ -59,3 +49,37 @@ def evaluate(run: Run) -> dict[str, Any]:
     if distributed.is_main():
         print(table(result), flush=True)
     return result
+
+
+def judge(run: Run, labels: Tensor, n_clusters: int, name: str, features: str) -> dict[str, Any]:
+    """All scores of the run's images in these K clusters, and of its features, with their protocol. Collective.
+
+    labels: (N,) the cluster of each row; name, features: by what it was found, and in what, in words for the table.
+    """
+    truth = run.source.read_truth(None)
+    scores, baselines = None, []
+    if truth is not None:
+        scores = external_scores(labels, truth) | scores_of_other_k(labels, truth, n_clusters)
+        for pixel_labels, pixels in cluster_pixels(run, n_clusters):
+            baselines.append({"name": "KMeans", "features": pixels, "scores": external_scores(pixel_labels, truth)})
+    return {
+        "data": run.source.name,
+        "protocol": run.source.protocol,
+        "rows": run.source.n_rows,
+        "method": run.settings.method.name,
+        "name": name,
+        "features": features,
+        "n_clusters": n_clusters,
+        "epoch": run.clock.epoch,
+        "finished": run.clock.finished,
+        "seed": run.settings.run.seed,
+        "command": " ".join(sys.argv),
+        "scores": scores,
+        "embedding": None,
+        "assigned": None,
+        "baselines": baselines,
+        "knn": score_knn(run),
+        "linear": score_linear(run),
+        "retrieval": score_retrieval(run),
+        "clusters": cluster_sizes(labels, n_clusters),
+    }

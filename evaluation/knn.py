@@ -40,7 +40,7 @@ def nearest_rows(
     if k < 1:
         raise ValueError(f"{neighbors} neighbors asked of a bank of {total} rows (exclude_self={exclude_self})")
     chunk = chunk or max(1, CHUNK_SIMILARITIES // total)
-    bank, queries = _unit_rows(bank), _unit_rows(queries)
+    bank, queries = unit_rows(bank), unit_rows(queries)
     positions = first + torch.arange(len(queries), device=bank.device)
     similarity, neighbor = [], []
     for start in range(0, max(query_rows for _, query_rows in sizes), chunk):  # as many rounds on every rank
@@ -174,5 +174,6 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best, column.gather(1, order)
 
 
-def _unit_rows(features: Tensor) -> Tensor:
+def unit_rows(features: Tensor) -> Tensor:
+    """(n, D) rows at length 1, in float32 at least; rows of zeros stay."""
     return F.normalize(features if features.dtype == torch.float64 else features.float(), dim=1)

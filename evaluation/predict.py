@@ -2,8 +2,10 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,33 +47,49 @@ def assign_rows(run: Run, state: ClusterState) -> Assignments:
     def probabilities_of(images: Tensor) -> Tensor:
         return method.assign(images, state)
 
-    probabilities = map_rows(
-        probabilities_of, method, run.feed.store, run.feed.views, rows, precision
-    ).double()  # (n, K)
+    probabilities = map_rows(probabilities_of, method, run.feed.store, run.feed.views, rows, precision).double()
     labels = state.labels[rows.to(state.labels.device)].to(probabilities.device)  # (n,)
+    features = None
+    if state.centers is not None:
+        features = map_rows(method.embed, method, run.feed.store, run.feed.views, rows, precision)  # (n, D)
+    found = read_out(probabilities, labels, features, state)
+    numbers = distributed.gather_rows(torch.stack([found.confidence, found.distance], 1))  # (N, 2)
+    clusters = distributed.gather_rows(torch.stack([found.cluster, found.runner_up], 1))
+    return Assignments(clusters[:, 0].cpu(), numbers[:, 0].cpu(), numbers[:, 1].cpu(), clusters[:, 1].cpu())
+
+
+def read_out(probabilities: Tensor, labels: Tensor, features: Tensor | None, state: ClusterState) -> Assignments:
+    """The place in their clusters of n images, on their device.
+
+    probabilities (n, K) float64; labels (n,) the cluster of each; features (n, D) their embedding, not used where
+    `state` has no centres.
+    """
     own = labels[:, None] == torch.arange(probabilities.shape[1], device=labels.device)  # (n, K)
     others = probabilities.masked_fill(own, -1)
     runner_up = others.argmax(1) if probabilities.shape[1] > 1 else torch.full_like(labels, -1)
     distance = torch.full_like(labels, torch.nan, dtype=torch.float64)
-    if state.centers is not None:
-        features = map_rows(method.embed, method, run.feed.store, run.feed.views, rows, precision).double()  # (n, D)
-        distance = (F.normalize(features, dim=1) - state.centers.double()[labels]).norm(dim=1)
-    numbers = torch.stack([(probabilities * own).sum(1), distance], 1)  # (n, 2)
-    numbers, clusters = distributed.gather_rows(numbers), distributed.gather_rows(torch.stack([labels, runner_up], 1))
-    return Assignments(clusters[:, 0].cpu(), numbers[:, 0].cpu(), numbers[:, 1].cpu(), clusters[:, 1].cpu())
+    if state.centers is not None and features is not None:
+        distance = (F.normalize(features.double(), dim=1) - state.centers.double()[labels]).norm(dim=1)
+    return Assignments(labels, (probabilities * own).sum(1), distance, runner_up)
 
 
 def write_assignments(run: Run, found: Assignments, path: Path) -> None:
-    """Write `path`: a line a row with its image, cluster, confidence, distance, runner-up. Rank 0 alone calls.
+    """Write `path`: a line a row with its image, cluster, confidence, distance, runner-up. Rank 0 alone calls."""
+    names = [(row, run.source.path(row)) for row in range(len(found.cluster))]
+    write_table(path, COLUMNS[:2], names, found)
+
+
+def write_table(path: Path, columns: Sequence[str], names: Sequence[tuple[Any, ...]], found: Assignments) -> None:
+    """Write a CSV: what names an image (`columns`, of each its cells), then cluster, confidence, distance, runner-up.
 
     An empty field: no centre to be distant from, or no second cluster.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    columns = (found.cluster.tolist(), found.confidence.tolist(), found.distance.tolist(), found.runner_up.tolist())
-    for row, (cluster, confidence, distance, runner_up) in enumerate(zip(*columns, strict=True)):
+    writer.writerow((*columns, *COLUMNS[2:]))
+    numbers = (found.cluster.tolist(), found.confidence.tolist(), found.distance.tolist(), found.runner_up.tolist())
+    for name, cluster, confidence, distance, runner_up in zip(names, *numbers, strict=True):
         far = "" if distance != distance else f"{distance:.6f}"
         second = "" if runner_up < 0 else runner_up
-        writer.writerow((row, run.source.path(row), cluster, f"{confidence:.6f}", far, second))
+        writer.writerow((*name, cluster, f"{confidence:.6f}", far, second))
     write_text(path, text.getvalue())

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from models.parts.centers import cluster
 from models.state import ClusterState, FeatureShard
-from torch_clustering import adjusted_rand, clustering_accuracy, normalized_mutual_info
+from torch_clustering import (
+    adjusted_mutual_info,
+    adjusted_rand,
+    clustering_accuracy,
+    normalized_mutual_info,
+    purity,
+)
 from training.build import Run
 from training.embed import embed_shard
 from utils.clock import Clock
@@ -24,6 +30,17 @@ def external_scores(labels: Tensor, truth: Tensor) -> dict[str, float]:
         "nmi": float(normalized_mutual_info(truth, labels)),
         "ari": float(adjusted_rand(truth, labels)),
     }
+
+
+def scores_of_other_k(labels: Tensor, truth: Tensor, n_clusters: int) -> dict[str, float]:
+    """AMI and purity, which say more where K is not the number of classes; empty where it is.
+
+    Purity grows with K: it compares runs of one K alone.
+    """
+    labels, truth = labels.cpu(), truth.cpu()
+    if n_clusters == len(truth[truth >= 0].unique()):
+        return {}
+    return {"ami": float(adjusted_mutual_info(truth, labels)), "purity": float(purity(truth, labels))}
 
 
 def cluster_sizes(labels: Tensor, n_clusters: int) -> dict[str, int]:
@@ -52,13 +69,13 @@ def scored_state(run: Run, state: ClusterState | None, clock: Clock) -> ClusterS
     return run.method.e_step(_shard(run, clock), None, clock)
 
 
-def embedding_clusters(run: Run) -> tuple[Tensor, str]:
+def embedding_clusters(run: Run, n_clusters: int) -> tuple[Tensor, str]:
     """(N,) labels of the embedding by the E-step's algorithm, whatever the method's own read-out; and the name of it.
 
     Collective.
     """
     method = run.method
-    state = cluster(_shard(run, run.clock), method.estep, method.n_clusters, method.estep.final_n_init)
+    state = cluster(_shard(run, run.clock), method.estep, n_clusters, method.estep.final_n_init)
     assert state.labels is not None
     return state.labels, {"kmeans": "KMeans", "gmm": "GMM"}[method.estep.algorithm]
 
@@ -79,13 +96,13 @@ def table(result: dict[str, Any]) -> str:
     if result["scores"] is None:
         lines.append("no ground truth: clusters are not scored")
     else:
-        rows = [(result["method"], result["features"], result["scores"])]
-        others = [result["embedding"]] if result["embedding"] else []
-        rows += [(other["name"], other["features"], other["scores"]) for other in others + result["baselines"]]
+        others = [result[other] for other in ("embedding", "assigned") if result[other]] + result["baselines"]
+        rows = [(row["name"], row["features"], row["scores"]) for row in [result, *others]]
         wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        lines.append(f"{'':{wide[0]}}  {'features':{wide[1]}}     ACC     NMI     ARI")
+        names = [name for name in ("acc", "nmi", "ari", "ami", "purity") if name in result["scores"]]
+        lines.append(f"{'':{wide[0]}}  {'features':{wide[1]}}" + "".join(f"{name.upper():>8}" for name in names))
         for name, features, scores in rows:
-            numbers = "".join(f"{scores[key]:8.4f}" for key in ("acc", "nmi", "ari"))
+            numbers = "".join(f"{scores[key]:8.4f}" for key in names if key in scores)
             lines.append(f"{name:{wide[0]}}  {features:{wide[1]}}{numbers}")
     if result["knn"] is not None:
         knn = result["knn"]
@@ -99,6 +116,10 @@ def table(result: dict[str, Any]) -> str:
             f"linear probe {linear['accuracy']:.4f}: {linear['features']}, {linear['protocol']}, "
             f"L2 {linear['l2']:g}, best {linear['chosen']}"
         )
+    if result["retrieval"] is not None:
+        found = result["retrieval"]
+        recall = ", ".join(f"{name} {value:.4f}" for name, value in found.items() if name.startswith("recall"))
+        lines.append(f"retrieval: {recall}, mAP {found['map']:.4f}: {found['features']}, {found['protocol']}")
     sizes = result["clusters"]
     used = f"{sizes['used']} of {result['n_clusters']} clusters used"
     lines.append(f"{used}, {sizes['smallest']:,} to {sizes['largest']:,} images each")

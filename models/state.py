@@ -47,4 +47,4 @@ class ClusterState:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClusterState":
         """What `to_dict` gave."""
-        return cls(**values | {"levels": tuple(cls.from_dict(level) for level in values["levels"])})
+        return cls(**values | {"levels": tuple(cls.from_dict(level) for level in values.get("levels", ()))})

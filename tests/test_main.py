@@ -173,7 +173,7 @@ def test_help_shows_an_example_and_every_command() -> None:
     done = call("--help")
     assert done.code == 0
     assert "torchrun --nproc_per_node=2 main.py config/digits_propos.yml" in done.out
-    for command in ("train", "resume", "evaluate", "views", "list", "doctor"):
+    for command in ("train", "resume", "evaluate", "views", "predict", "sweep-k", "compare", "list", "doctor"):
         assert command in done.out
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.metrics import adjusted_mutual_info_score
 
 from evaluation.scores import (
     cluster_sizes,
@@ -7,6 +8,7 @@ from evaluation.scores import (
     epoch_scores,
     external_scores,
     scored_state,
+    scores_of_other_k,
     table,
 )
 from models.state import ClusterState, FeatureShard
@@ -64,7 +66,7 @@ def test_a_warmup_without_state_is_read_out_as_the_method_does() -> None:
 def test_the_embedding_is_clustered_whatever_the_methods_own_read_out() -> None:
     run = fake_run()
     run.method.e_step = None
-    labels, name = embedding_clusters(run)
+    labels, name = embedding_clusters(run, 4)
     assert external_scores(labels, run.source.truth)["acc"] == 1.0
     assert name == "KMeans"
 
@@ -84,6 +86,7 @@ RESULT = {
     "data": "digits",
     "protocol": "train+test, 1,797 rows",
     "method": "propos",
+    "name": "propos",
     "features": "target projection",
     "n_clusters": 10,
     "epoch": 100.0,
@@ -91,6 +94,7 @@ RESULT = {
     "seed": 3,
     "scores": {"acc": 0.97, "nmi": 0.9312, "ari": 0.9},
     "embedding": None,
+    "assigned": None,
     "baselines": [
         {"name": "KMeans", "features": "pixels", "scores": {"acc": 0.793, "nmi": 0.742, "ari": 0.668}},
         {"name": "KMeans", "features": "pixels, PCA-50", "scores": {"acc": 0.79, "nmi": 0.74, "ari": 0.66}},
@@ -109,6 +113,13 @@ RESULT = {
         "l2": 0.001,
         "chosen": "of 5 on 143 held-out rows",
     },
+    "retrieval": {
+        "recall@1": 0.98,
+        "recall@5": 0.99,
+        "map": 0.9,
+        "features": "target projection",
+        "protocol": "360 queries, bank of 1,437",
+    },
     "clusters": {"used": 10, "smallest": 141, "largest": 201},
 }
 
@@ -122,13 +133,14 @@ def test_table_shows_every_number_with_its_protocol() -> None:
         "KMeans  pixels, PCA-50     0.7900  0.7400  0.6600",
         "kNN accuracy 0.9850: target encoder, 360 queries, bank of 1,437, k = 20, temperature 0.07",
         "linear probe 0.9750: target encoder, 360 test rows, fitted to 1,437, L2 0.001, best of 5 on 143 held-out rows",
+        "retrieval: recall@1 0.9800, recall@5 0.9900, mAP 0.9000: target projection, 360 queries, bank of 1,437",
         "10 of 10 clusters used, 141 to 201 images each",
     ]
 
 
 def test_table_shows_a_cluster_heads_other_read_out_below_its_own() -> None:
     embedding = {"name": "KMeans", "features": "projection", "scores": {"acc": 0.5, "nmi": 0.25, "ari": 0.125}}
-    lines = table({**RESULT, "method": "cc", "features": "cluster head", "embedding": embedding}).splitlines()
+    lines = table({**RESULT, "name": "cc", "features": "cluster head", "embedding": embedding}).splitlines()
     assert lines[2:4] == [
         "cc      cluster head    0.9700  0.9312  0.9000",
         "KMeans  projection      0.5000  0.2500  0.1250",
@@ -136,7 +148,19 @@ def test_table_shows_a_cluster_heads_other_read_out_below_its_own() -> None:
 
 
 def test_table_says_what_is_missing() -> None:
-    text = table({**RESULT, "scores": None, "baselines": [], "knn": None, "linear": None, "finished": False})
+    missing = {"scores": None, "baselines": [], "knn": None, "linear": None, "retrieval": None, "finished": False}
+    text = table({**RESULT, **missing})
     assert "(not finished)" in text
     assert "no ground truth" in text
-    assert "ACC" not in text and "kNN" not in text and "linear" not in text
+    assert "ACC" not in text and "kNN" not in text and "linear" not in text and "retrieval" not in text
+
+
+def test_ami_and_purity_stand_beside_the_others_where_k_is_not_the_number_of_classes() -> None:
+    truth, labels = torch.arange(24) % 3, torch.arange(24) % 6
+    assert scores_of_other_k(torch.arange(24) % 3, truth, 3) == {}
+    truth[5] = -1
+    other = scores_of_other_k(labels, truth, 6)
+    expected = adjusted_mutual_info_score(truth[truth >= 0], labels[truth >= 0])
+    assert other == pytest.approx({"purity": 1.0, "ami": expected})
+    line = table({**RESULT, "scores": {**RESULT["scores"], **other}}).splitlines()[1]
+    assert line.split() == ["features", "ACC", "NMI", "ARI", "AMI", "PURITY"]

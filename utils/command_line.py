@@ -1,0 +1,79 @@
+"""What `main.py` understands: its commands and their words, read before torch is imported."""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+from typing import NoReturn
+
+from utils.errors import UserError, did_you_mean
+
+CONFIG_FILES = (".yml", ".yaml", ".json")  # json: flat configs as W&B exports them
+EXAMPLES = """examples:
+  python main.py config/digits_propos.yml                          one process
+  torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
+  python main.py config/own_images.yml data.root=FOLDER estep.n_clusters=8
+  python main.py resume runs/NAME                                  go on where a run stopped
+  python main.py evaluate runs/NAME                                scores and assignments.csv again
+  python main.py predict runs/NAME photos --out clusters.csv       the cluster of any images
+  python main.py sweep-k runs/NAME --k 2:50                        how many clusters
+  python main.py compare runs/A runs/B                             runs side by side
+  python main.py prepare imagenet10 --from DIR                     build a data set from its official archives
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage on every rank."""
+        raise UserError("command line", message, "see main.py --help")
+
+
+def parse(words: list[str], commands: Collection[str]) -> tuple[str, argparse.Namespace]:
+    """(one of `commands`, its arguments); a config file first means train. Raises UserError for an unknown command."""
+    if words and not words[0].startswith("-") and words[0] not in commands:
+        if not words[0].endswith(CONFIG_FILES) and "=" not in words[0]:
+            raise UserError(words[0], "neither a command nor a .yml or .json file" + did_you_mean(words[0], commands))
+        words = ["train", *words]
+    parser = Parser(
+        prog="main.py", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Deep image clustering and self-supervised pretraining by EM, on any number of ranks.",
+    )  # fmt: skip
+    known = parser.add_subparsers(dest="command", metavar="CONFIG.yml | COMMAND", required=True)
+    train = known.add_parser("train", help="train as CONFIG.yml says (the word train may be left out)")
+    train.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
+    resume = known.add_parser("resume", help="go on where a run stopped, on any number of ranks")
+    resume.add_argument("run", type=Path, metavar="RUN")
+    resume.add_argument("words", nargs="*", metavar="section.key=value")
+    judge = known.add_parser(
+        "evaluate", help="scores and assignments.csv of runs; trains nothing",
+        epilog="example: main.py evaluate runs/A runs/B --data cifar100 data.split=test estep.n_clusters=20",
+    )  # fmt: skip
+    judge.add_argument("words", nargs="+", metavar="RUN | section.key=value")
+    judge.add_argument("--data", metavar="NAME|DIR", help="other images for the same network: a data set or a folder")
+    views = known.add_parser("views", help="a PNG of what the model sees")
+    views.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
+    views.add_argument("--out", type=Path, default=Path("views.png"), help="where to write it (default: %(default)s)")
+    build = known.add_parser("prepare", help="build an ImageNet subset, Tiny-ImageNet or ImageNet from archives")
+    build.add_argument("name", metavar="NAME", help="imagenet10, imagenet_dogs, tiny_imagenet or imagenet")
+    build.add_argument("--from", dest="given", type=Path, required=True, metavar="DIR", help="archives or folders")
+    build.add_argument("--root", type=Path, default=Path("data_files"), help="data.root (default: %(default)s)")
+    guess = known.add_parser(
+        "predict", help="the cluster of any images, by a run",
+        epilog="example: main.py predict runs/NAME photos --out clusters.csv --folders sorted --near cat.jpg",
+    )  # fmt: skip
+    guess.add_argument("run", type=Path, metavar="RUN")
+    guess.add_argument("images", nargs="*", metavar="IMAGES", help="folders, files, globs, or one list of paths")
+    guess.add_argument("--out", type=Path, default=Path("clusters.csv"), help="where to write (default: %(default)s)")
+    guess.add_argument("--folders", type=Path, metavar="DIR", help="make DIR with a folder of links for each cluster")
+    guess.add_argument("--near", type=Path, metavar="IMAGE", help="show the nearest of IMAGES, or of training images")
+    sweep = known.add_parser("sweep-k", help="how many clusters", epilog="example: main.py sweep-k runs/A --k 2:50")
+    sweep.add_argument("run", type=Path, metavar="RUN")
+    sweep.add_argument("--k", required=True, metavar="2:50", help="numbers of clusters: 2:50, 2:100:7 or 5,10,20")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="folder of sweep_k.json and .png (default: RUN)")
+    beside = known.add_parser("compare", help="runs side by side", epilog="example: main.py compare runs/A runs/B")
+    beside.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    beside.add_argument("--out", type=Path, default=Path("compare.png"), help="plot (default: %(default)s), and .json")
+    known.add_parser("list", help="methods, data sets, encoders and configs that exist")
+    known.add_parser("doctor", help="what this machine can do")
+    return (arguments := parser.parse_args(words)).command, arguments
