@@ -183,8 +183,8 @@ def temi_losses(student: Tensor, teacher: Tensor, prior: Tensor, *, beta: float)
             gradient. prior: (H, K) the clusters' shares of all images. Neither it nor the teacher receive one.
 
     >>> even = torch.full((1, 2, 3, 2), 0.5).log()
-    >>> temi_losses(even, even, torch.full((1, 2), 0.5), beta=1.0)  # (p q) / prior sums to 1
-    tensor([0.])
+    >>> temi_losses(even, even, torch.tensor([[0.25, 0.75]]), beta=1.0)  # -0.5 log(1 + 1 / 3)
+    tensor([-0.1438])
     """
     with torch.autocast(student.device.type, enabled=False):
         wide = torch.promote_types(student.dtype, torch.float32)
