@@ -20,7 +20,7 @@ format: .venv/.installed
 	.venv/bin/ruff format .
 
 docs: .venv/.installed
-	.venv/bin/python -m training.settings > docs/config.md
+	.venv/bin/python -m evaluation.linear_settings > docs/config.md
 
 # torch stays out of the lock (requirements.txt pins it: one version, a CPU and a CUDA build), and so do its CUDA
 # packages: the lock is resolved as for macOS, where torch has none

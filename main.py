@@ -66,9 +66,15 @@ def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
 
 
 def train(arguments: argparse.Namespace, composed: "Composed") -> int:
-    """Train a new run, or go on with run.name where run.resume=auto says so."""
+    """Train a new run, or go on with run.name where run.resume=auto says so; or a linear evaluation by its config."""
+    from evaluation.linear_settings import is_linear
     from training.run_dir import RunDirectory
 
+    if is_linear(composed):
+        from evaluation.linear import judge_all
+
+        judge_all(composed, [None])
+        return 0
     settings = load(composed)
     named = RunDirectory(settings.run.folder / (settings.run.name or ""))
     goes_on = settings.run.resume == "auto" and named.config.is_file()
@@ -101,11 +107,11 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
 
     if existing is not None:
         require_same(settings, load(compose([existing.config])))
-    device = start(settings)
+    device = start(settings.run)
     run = new_run(settings, device) if existing is None else open_run(settings, existing, device)
     if existing is None and not settings.run.debug:
         run.directory = create_run(settings.run.folder, settings.run.name, config_name, settings.to_yaml())
-        run.directory.list_skipped(run.source.skipped)
+        run.directory.describe_images(run.source)
     try:
         with Log(settings.log, run.directory.path if run.directory else None, run.facts()) as log:
             log.say(run.introduction())
@@ -122,6 +128,7 @@ def work(settings: "Settings", config_name: str, existing: "RunDirectory | None"
 def run_epochs(run: "Run", log: "Log") -> None:
     """Train to the end, with scores between epochs where asked and after the last. Collective."""
     from evaluation.evaluate import evaluate
+    from evaluation.report import report_at_end
     from evaluation.scores import epoch_scores
     from training.loop import train as epochs
 
@@ -136,8 +143,9 @@ def run_epochs(run: "Run", log: "Log") -> None:
     if run.directory is not None:
         run.directory.set_status("completed", run.clock.step)
         path = run.directory.path
+        page = "report.html" if report_at_end(run, log.warn) else "clusters.png"
         log.say(f"run directory: {path}")
-        log.say(f"next: look at {path}/clusters.png and {path}/assignments.csv;")
+        log.say(f"next: look at {path}/{page} and {path}/assignments.csv;")
         log.say(f"      python main.py evaluate {path}      gives the scores again")
         log.say(f"      python main.py predict {path} IMAGES   gives the clusters of other images")
 
@@ -147,6 +155,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from evaluation.several_runs import evaluate_runs
 
     evaluate_runs(arguments.words, arguments.data)
+    return 0
+
+
+def linear(arguments: argparse.Namespace) -> int:
+    """Score runs by a linear classifier of their features, as published protocols have it."""
+    from evaluation.linear import linear
+
+    linear(arguments.words, arguments.protocol, arguments.data)
     return 0
 
 
@@ -176,6 +192,14 @@ def prepare_set(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def write_report(arguments: argparse.Namespace) -> int:
+    """Draw the page of a run."""
+    from evaluation.report import report as draw_report
+
+    draw_report(arguments.run, arguments.out)
+    return 0
+
+
 def sweep_k(arguments: argparse.Namespace) -> int:
     """Say how many clusters a run's embedding holds."""
     from evaluation.choose_k import sweep_k
@@ -189,6 +213,14 @@ def compare(arguments: argparse.Namespace) -> int:
     from evaluation.compare import compare
 
     compare(arguments.runs, arguments.out)
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a run's network in a format that others read."""
+    from evaluation.export import export_run
+
+    export_run(arguments.run, arguments.to, arguments.what, arguments.out)
     return 0
 
 
@@ -214,9 +246,12 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
+    "linear": linear,
     "predict": predict,
+    "report": write_report,
     "sweep-k": sweep_k,
     "compare": compare,
+    "export": export,
     "views": views,
     "prepare": prepare_set,
     "list": list_names,

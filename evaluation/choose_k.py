@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from evaluation.places import check_folder
 from evaluation.plot import Line, Panel, draw
 from evaluation.progress import Progress
 from models.parts.centers import EStepConfig
@@ -17,10 +18,9 @@ from torch_clustering import ChoiceOfK, choose_n_clusters
 from training.begin import open_run
 from training.build import Run, start
 from training.embed import map_rows
+from training.init_from import stored_settings
 from training.run_dir import find_run
-from training.settings import load_settings
 from utils import distributed
-from utils.config import compose
 from utils.errors import UserError
 from utils.files import write_json
 
@@ -43,16 +43,20 @@ def sweep_k(path: Path, words: str, out: Path | None) -> ChoiceOfK:
         UserError: no run there, or a K that its images cannot be cut into.
     """
     candidates, directory = read_candidates(words), find_run(path)
-    settings = load_settings(compose([directory.config]), distributed.launched_world())
-    run = open_run(settings, directory, start(settings))
+    folder = out or path
+    check_folder("--out", folder)
+    settings = stored_settings(path)
+    run = open_run(settings, directory, start(settings.run))
     check_candidates(candidates, run.source.n_rows)
     rows = run.store.shard(distributed.rank(), distributed.world())
     features = map_rows(
         run.method.embed, run.method, run.feed.store, run.feed.views, rows, settings.optim.precision
     )  # (n, D)
-    choice = choose_k(features, candidates, settings.estep, settings.run.seed)
+    try:
+        choice = choose_k(features, candidates, settings.estep, settings.run.seed)
+    except ValueError as error:  # rows that are not finite, or too few different ones
+        raise UserError(str(path), f"its features cannot be clustered: {error}") from None
     if distributed.is_main():
-        folder = out or directory.path
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "sweep_k.json", as_json(run, choice))
         draw(folder / "sweep_k.png", panels(choice))
@@ -84,17 +88,18 @@ def choose_k(features: Tensor, candidates: Sequence[int], config: EStepConfig, s
         log.removeHandler(teller)
 
 
-def read_candidates(words: str) -> list[int]:
-    """The numbers that 2:50, 2:100:7 or 5,10,20 name, both ends included. Raises UserError for anything else."""
+def read_candidates(words: str) -> Sequence[int]:
+    """The numbers that 2:50, 2:100:7 or 5,10,20 name, ascending. Raises UserError for anything else."""
+    found: Sequence[int] = []
     try:
         if ":" not in words:
             found = sorted({int(word) for word in words.split(",")})
         else:
             first, last, *step = (int(word) for word in words.split(":"))
-            found = list(range(first, last + 1, *step))
+            found = range(first, last + 1, *step)
     except (ValueError, TypeError):
-        found = []
-    if not found or found[0] < 2:
+        pass
+    if not found or found[0] < 2 or found[-1] < found[0]:
         raise UserError("--k", f"'{words}' names no numbers from 2 on", "for instance --k 2:50, 2:100:7 or 5,10,20")
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from evaluation.places import check_file
 from evaluation.plot import Line, Panel, draw
 from evaluation.several_runs import numbers_of
 from training.run_dir import RunDirectory, find_run
@@ -41,6 +42,9 @@ def compare(paths: list[Path], out: Path) -> dict[str, Any]:
     """
     if len(paths) < 2:
         raise UserError("compare", f"{len(paths)} run given", "give two or more")
+    check_file("--out", out)
+    if out.suffix == ".json":
+        raise UserError(f"--out {out}", "it is the plot; the table is written beside it as .json", "name a .png")
     records = [read_record(find_run(path)) for path in paths]
     found = side_by_side(records)
     if os.environ.get("RANK", "0") == "0":  # needs no process group
@@ -106,7 +110,7 @@ def side_by_side(records: list[Record]) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """`side_by_side` as lines for a terminal: a column a run."""
-    heads = [Path(run).name for run in found["runs"]]
+    heads = _short(found["runs"])
     parts = {part: facts for part, facts in found.items() if part != "runs"}
     cells = {part: {name: [_cell(value) for value in row] for name, row in facts.items()}
              for part, facts in parts.items()}  # fmt: skip
@@ -125,16 +129,23 @@ def table(found: dict[str, Any]) -> str:
 def panels(records: list[Record]) -> list[Panel]:
     """A panel a curve that at least one run has, over epochs, with a line a run."""
     found = []
+    heads = _short([str(record.path) for record in records])
     for (phase, name), title in CURVES.items():
         lines = []
-        for record in records:
+        for head, record in zip(heads, records, strict=True):
             points = [(row["epoch"], row[name]) for row in record.rows if row["phase"] == phase and name in row]
             numbers = [(float(x), float(y)) for x, y in points if isinstance(y, int | float)]  # NaN is a word there
             if numbers:
-                lines.append(Line(record.path.name, numbers))
+                lines.append(Line(head, numbers))
         if lines:
             found.append(Panel(title, "epoch", lines))
     return found
+
+
+def _short(runs: list[str]) -> list[str]:
+    """The names of the runs' folders, or their paths where two folders have one name."""
+    names = [Path(run).resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else runs
 
 
 def _lookup(values: Values, key: str) -> Any:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from evaluation.knn import encode_part, knn_accuracy
+from evaluation.label_split import train_and_test
 from models.parts.linear_fit import fit_logistic, logits, loss_and_gradient, principal_axes, rotate
 from training.build import Run
 from utils import distributed
 from utils.draws import seeded
 
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # of L2, where the loss is a mean over rows; strong ones are fitted first
-TEST_EVERY = 5  # a source without a split: every fifth row is a test row
 HELD_OUT = 10  # a tenth of the train rows chooses the strength
 ROUGH, FINE = 1e-4, 1e-5  # L-BFGS stops at this largest entry of the scaled gradient: to choose, to be scored
 
@@ -32,7 +32,7 @@ def score_linear(run: Run) -> dict[str, Any] | None:
     truth = run.source.read_truth(None)
     if truth is None:
         return None
-    train_rows, test_rows, of = _parts(run, truth)
+    train_rows, test_rows, of = train_and_test(run.source, truth)
     if len(train_rows) < HELD_OUT or not len(test_rows):
         return None
     features, classes = encode_part(run, train_rows, truth)
@@ -69,17 +69,6 @@ def choose_strength(
         fits.append((float(distributed.reduce_sum_(loss)), strength, weights))
     _, strength, weights = min(fits, key=itemgetter(0))
     return strength, weights
-
-
-def _parts(run: Run, truth: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Train rows and test rows of known truth, and what the latter are where the source does not say."""
-    known = (truth >= 0).nonzero()[:, 0]
-    split = run.source.knn_split()
-    if split is not None:
-        train, test = (rows[truth[rows] >= 0] for rows in split)
-        return train, test, ""
-    is_test = torch.arange(len(known)) % TEST_EVERY == 0
-    return known[~is_test], known[is_test], f" (every {TEST_EVERY}th)"
 
 
 def _held_out(n_rows: int, seed: int) -> Tensor:

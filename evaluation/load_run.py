@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.sources.remembered import Remembered
 from data.store import RowStore
 from data.views import Views
 from evaluation.given_images import Given, Squares, open_given
@@ -14,11 +15,12 @@ from models.state import ClusterState
 from training.build import Run, build_run, restore_run
 from training.embed import CHUNK, map_rows
 from training.features import Progress
-from training.run_dir import find_run
-from training.settings import load_settings
+from training.init_from import stored_settings
+from training.run_dir import RunDirectory, find_run
+from training.settings import Settings
 from utils import distributed
-from utils.config import compose
 from utils.errors import UserError
+from utils.files import read_json
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,24 @@ class Block(RowStore):
 def load_run(path: str | Path) -> LoadedRun:
     """The run in the folder `path`, on the GPU if there is one.
 
-    Its data set has to be where its config says: size, number and normalisation of the images are read there.
+    Its own images need not be where its config says; what has to do with them alone is refused then. Folders of runs
+    that were begun before images.json was written need them.
 
     Raises:
-        UserError: no run there, no checkpoint, or its data set is not to be found.
+        UserError: no run there, no checkpoint, or no images where they are needed.
     """
     directory = find_run(Path(path))
-    settings = load_settings(compose([directory.config]), world=1)
-    # looked at row by row, if at all: not to be brought into memory
+    return LoadedRun(open_unseen(stored_settings(directory.path), directory, distributed.pick_device()))
+
+
+def open_unseen(settings: Settings, directory: RunDirectory, device: torch.device) -> Run:
+    """A run as its newest checkpoint left it, to look at other images with. Collective.
+
+    Where the folder has no images.json its own images are opened, but not brought into memory; features of them are not
+    computed in any case.
+    """
     settings = replace(settings, data=settings.data.model_copy(update={"memory_gib": 0.0}))
-    run = build_run(settings, distributed.pick_device(), fresh=False)
-    restore_run(run, directory)
-    return LoadedRun(run)
+    known = Remembered(read_json(directory.images), settings.data) if directory.images.is_file() else None
+    run = build_run(settings, device, fresh=False, source=known)
+    restore_run(run, directory, goes_on=False)
+    return run

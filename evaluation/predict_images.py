@@ -11,6 +11,7 @@ from data.workshop import workshop
 from evaluation.given_images import list_given, root_of
 from evaluation.load_run import LoadedRun, Predictions, load_run
 from evaluation.near_images import show_nearest
+from evaluation.places import check_file, check_folder
 from evaluation.predict import write_table
 from evaluation.scores import cluster_sizes
 from training.run_dir import find_run
@@ -34,11 +35,13 @@ def predict_images(path: Path, images: Sequence[str], out: Path, folders: Path |
         return
     find_run(path)
     listing = list_given(images) if images or near is None else None
-    _check_places(out, folders, listing is not None)
+    _check_places(out, folders, images)
     if near is not None and not near.is_file():
         raise UserError(str(near), "no such file", "--near takes one image")
     run = load_run(path)
     _tell_state(run)
+    if near is not None:
+        run.embed(near)  # refused now where it is no image, not when the rest is written
     found, squares = None, None
     if listing is not None:
         squares = run.squares(listing)
@@ -86,14 +89,17 @@ def _link(image: Path, place: Path) -> None:
         shutil.copy2(image, place)
 
 
-def _check_places(out: Path, folders: Path | None, has_images: bool) -> None:
+def _check_places(out: Path, folders: Path | None, images: Sequence[str]) -> None:
     """Raise UserError now for what could not be written when all is computed."""
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        problem = "a folder" if out.is_dir() else f"'{out.parent}' is no folder that can be written to"
-        raise UserError(f"--out {out}", problem, "name a file in a folder that is there")
-    if folders is not None and not has_images:
+    check_file("--out", out)
+    if out.exists() and any(os.path.lexists(word) and out.samefile(word) for word in images):
+        raise UserError(f"--out {out}", "it is one of IMAGES", "give another file")
+    if folders is None:
+        return
+    if not images:
         raise UserError("--folders", "no images given", "name files, folders, globs or a list of paths")
-    if folders is not None and os.path.lexists(folders) and not (folders.is_dir() and not any(folders.iterdir())):
+    check_folder("--folders", folders)
+    if folders.is_dir() and any(folders.iterdir()):
         raise UserError(f"--folders {folders}", "it is there and not empty", "give another folder")
 
 

@@ -24,13 +24,13 @@ def evaluate_runs(words: list[str], data: str | None) -> list[dict[str, Any]]:
     Raises:
         UserError: no run there, or what `transfer.ask` refuses: before any run is judged.
     """
-    paths = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
+    paths = list(dict.fromkeys(Path(word) for word in words if "=" not in word or Path(word).is_dir()))
     changes = [word for word in words if Path(word) not in paths]
     if not paths:
         raise UserError("evaluate", "no run given", "for instance main.py evaluate runs/NAME")
     directories = [find_run(path) for path in paths]
     questions = [ask(directory, data, changes) for directory in directories]
-    device = start(questions[0].own)
+    device = start(questions[0].own.run)
     results = []
     for directory, question in zip(directories, questions, strict=True):
         if len(paths) > 1 and distributed.is_main():

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from data.sources import SOURCES
-from data.store import Store, open_source
+from data.store import DataConfig, Store, open_source
 from data.views import Views
 from evaluation.evaluate import evaluate, judge
+from evaluation.load_run import open_unseen
 from evaluation.scores import embedding_clusters, external_scores, table
 from training.begin import open_run
 from training.build import Run
@@ -49,9 +50,10 @@ def ask(directory: RunDirectory, data: str | None, words: list[str]) -> Question
     Raises:
         UserError: no such data set, or a key that a trained network cannot change.
     """
-    world = distributed.launched_world()
-    own = load_settings(compose([directory.config]), world)
-    asked = load_settings(compose([directory.config], [*_words_of(data), *words]), world)
+    own = _settings(directory, [])
+    if own.data.name in OWN_IMAGES and data in SOURCES and data not in OWN_IMAGES:
+        words = [f"data.root={DataConfig().root}", *words]  # a folder of own images is no place for downloads
+    asked = _settings(directory, [*words_of(data), *words])
     for key in diff_keys(own.to_values(), asked.to_values()):
         if not key.startswith(MAY_DIFFER):
             raise UserError(key, "a trained network keeps it", "data., eval. and estep.n_clusters may differ")
@@ -69,13 +71,11 @@ def answer(directory: RunDirectory, question: Question, device: torch.device) ->
     JSON has a name of its own in the run's folder: evaluation-DATA-kK.json.
     """
     own, asked = question.own, question.asked
-    opened = replace(own, eval=asked.eval, data=own.data if question.other else asked.data)
-    run = open_run(opened, directory, device)
+    opened = replace(own, eval=asked.eval, method=own.method.model_copy(update={"bn_groups": 1}))  # for any ranks
     if question.other:
-        run = with_images(run, asked)
-    elif run.state is not None and run.state.labels is not None and len(run.state.labels) != run.source.n_rows:
-        problem = f"{run.source.n_rows} images, the run was trained on {len(run.state.labels)}"
-        raise UserError("data.root", problem, "for other images: --data NAME or DIR")
+        run = with_images(open_unseen(opened, directory, device), asked)
+    else:
+        run = _with_its_own(replace(opened, data=asked.data), directory, device)
     n_clusters = asked.estep.n_clusters or (run.source.n_classes if question.other else None) or run.method.n_clusters
     if not question.other and n_clusters == run.method.n_clusters:
         return evaluate(run)
@@ -135,6 +135,20 @@ def evaluate_elsewhere(run: Run, n_clusters: int) -> dict[str, Any]:
     return result
 
 
+def _with_its_own(settings: Settings, directory: RunDirectory, device: torch.device) -> Run:
+    """The run with the images that it was trained on. Raises UserError where there are more or fewer of them now."""
+    run = open_run(settings, directory, device)
+    if run.state is not None and run.state.labels is not None and len(run.state.labels) != run.source.n_rows:
+        problem = f"{run.source.n_rows} images, the run was trained on {len(run.state.labels)}"
+        raise UserError("data.root", problem, "for other images: --data NAME or DIR")
+    return run
+
+
+def _settings(directory: RunDirectory, words: list[str]) -> Settings:
+    """Of a run and these words, for any number of ranks: no batch is cut, and mirrors of the log are not needed."""
+    return load_settings(compose([directory.config], [*words, "log.wandb=false", "log.tensorboard=false"]), world=1)
+
+
 def _assigned(run: Run) -> Tensor:
     """(N,) the most probable of the run's own clusters of every image. Collective."""
     method, state = run.method, run.state
@@ -149,7 +163,7 @@ def _assigned(run: Run) -> Tensor:
     return distributed.gather_rows(labels).long()
 
 
-def _words_of(data: str | None) -> list[str]:
+def words_of(data: str | None) -> list[str]:
     """What --data says as words of a config: another set starts from the defaults of what belongs to a set."""
     if data is None:
         return []
@@ -158,4 +172,4 @@ def _words_of(data: str | None) -> list[str]:
         return [*words, f"data.name={data}"]
     if not Path(data).is_dir():
         raise UserError(f"--data {data}", f"neither a data set nor a folder{did_you_mean(data, SOURCES)}")
-    return [*words, "data.name=folder", f"data.root={json.dumps(data)}"]
+    return [*words, "data.name=folder", f"data.root={json.dumps(data, ensure_ascii=False)}"]

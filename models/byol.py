@@ -82,8 +82,9 @@ class BYOL(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.target(images), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.target[0](images)
+    @property
+    def final_encoder(self) -> nn.Module:
+        return self.target[0]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": list(self.online.parameters()), "predictor": list(self.predictor.parameters())}

@@ -92,8 +92,9 @@ class DINO(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.teacher[0](images), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.teacher[0](images)
+    @property
+    def final_encoder(self) -> nn.Module:
+        return self.teacher[0]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": [p for p in self.student.parameters() if p.requires_grad]}

@@ -124,9 +124,6 @@ class GCC(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.projector(self.encoder(images)), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
-
     def probabilities(self, images: Tensor) -> Tensor:
         return torch.softmax(self.cluster_head(self.encoder(images)), dim=1)
 

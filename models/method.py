@@ -40,6 +40,7 @@ class Method(nn.Module, ABC):
     starts_from: ClassVar[Literal["scratch", "encoder", "clusters"]] = "scratch"  # what `run.init_from` is to bring
     own_e_step_every: ClassVar[int | None] = None  # epochs between the E-steps that its loss needs; None: it needs none
     exact_under_accumulation: ClassVar[bool] = True  # the mean over micro-batches is the loss over the whole
+    encoder: nn.Module
     embed_name: ClassVar[str] = "projection"
     encode_name: ClassVar[str] = "encoder"
 
@@ -62,9 +63,14 @@ class Method(nn.Module, ABC):
     def embed(self, images: Tensor) -> Tensor:
         """(B, D) what the E-step clusters, in eval mode."""
 
-    @abstractmethod
+    @property
+    def final_encoder(self) -> nn.Module:
+        """The network, (B, C, H, W) to (B, feature_dim), that is judged, exported and gone on from."""
+        return self.encoder
+
     def encode(self, images: Tensor) -> Tensor:
-        """(B, feature_dim) encoder output: kNN, linear probe, export."""
+        """(B, feature_dim) output of the final encoder: kNN, linear probe."""
+        return self.final_encoder(images)
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -47,8 +47,9 @@ class MoCo(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.contrast.target(images), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.contrast.target[0](images)
+    @property
+    def final_encoder(self) -> nn.Module:
+        return self.contrast.target[0]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": list(self.contrast.online.parameters())}

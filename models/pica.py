@@ -78,9 +78,6 @@ class PICA(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.encoder(images), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
-
     def probabilities(self, images: Tensor) -> Tensor:
         features = self.encoder(images)
         return torch.cat([torch.softmax(head(features), dim=1) for head in self.cluster_heads], 1)

@@ -99,9 +99,6 @@ class SCAN(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.encoder(images), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
-
     def probabilities(self, images: Tensor) -> Tensor:
         return torch.softmax(self._logits(self.encoder(images)), dim=2).flatten(1)
 

@@ -50,8 +50,9 @@ class SimCLR(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.encode(images), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.online[0](images)
+    @property
+    def final_encoder(self) -> nn.Module:
+        return self.online[0]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": list(self.online.parameters())}

@@ -82,9 +82,6 @@ class SwAV(Method):
     def embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.projector(self.encoder(images)), dim=1)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
-
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"online": list(self.parameters())}
 

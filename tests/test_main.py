@@ -198,6 +198,7 @@ def test_two_ranks_train_evaluate_and_leave_a_whole_run(tmp_path: Path) -> None:
     assert "Warning" not in done.err
     run = tmp_path / "two"
     assert json.loads((run / "status.json").read_text())["status"] == "completed"
+    assert json.loads((run / "images.json").read_text())["n_rows"] == 1797
     table = (run / "assignments.csv").read_text().splitlines()
     assert table[0] == "row,path,cluster,confidence,distance,runner_up"
     assert len(table) == 1798

@@ -19,7 +19,7 @@ from training.checkpoint import load_checkpoint, restore
 from training.feed import Feed, passes_of
 from training.optim import build_optimizer
 from training.run_dir import RunDirectory
-from training.settings import Settings
+from training.settings import RunConfig, Settings
 from utils import distributed
 from utils.clock import Clock
 from utils.doctor import environment
@@ -68,27 +68,28 @@ class Run:
         )
 
 
-def start(settings: Settings) -> torch.device:
-    """Join the other ranks and set torch up as the settings ask; returns this rank's device. Collective."""
+def start(run: RunConfig) -> torch.device:
+    """Join the other ranks and set torch up as the section `run` asks; returns this rank's device. Collective."""
     device = distributed.pick_device()
-    distributed.start(device, settings.run.timeout_seconds)
-    torch.backends.cudnn.benchmark = not settings.run.deterministic
-    torch.use_deterministic_algorithms(settings.run.deterministic)
+    distributed.start(device, run.timeout_seconds)
+    torch.backends.cudnn.benchmark = not run.deterministic
+    torch.use_deterministic_algorithms(run.deterministic)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for then
     if distributed.is_main():
         warnings.formatwarning = lambda message, *place: f"warning: {message}\n"
     else:
         warnings.simplefilter("ignore")  # every rank is told the same; rank 0 says it
-    torch.autograd.set_detect_anomaly(settings.run.debug, check_nan=settings.run.debug)
+    torch.autograd.set_detect_anomaly(run.debug, check_nan=run.debug)
     return device
 
 
-def build_run(settings: Settings, device: torch.device, *, fresh: bool = True) -> Run:
+def build_run(settings: Settings, device: torch.device, *, fresh: bool = True, source: Source | None = None) -> Run:
     """A run before its first step. Collective. Raises UserError for settings that the data cannot serve.
 
     fresh: its encoder starts from the weights that the settings name; else a checkpoint is about to bring its own.
+    source: the images that `settings.data` names; by default they are opened.
     """
-    source = open_source(settings.data)
+    source = source or open_source(settings.data)
     n_clusters, optim = _n_clusters(settings, source), settings.optim
     dtype = torch.float64 if optim.precision == "fp64" else torch.float32
     views = Views(settings.views, source.image_shape, source.mean, source.std, dtype)
@@ -137,10 +138,13 @@ def build_method(
     return method.to(device=device, dtype=dtype, memory_format=torch.channels_last), told  # type: ignore[call-overload]
 
 
-def restore_run(run: Run, directory: RunDirectory) -> None:
-    """Bring `run` to where its newest good checkpoint stands. Raises UserError when there is none."""
+def restore_run(run: Run, directory: RunDirectory, *, goes_on: bool = True) -> None:
+    """Bring `run` to where its newest good checkpoint stands. Raises UserError when there is none.
+
+    goes_on: its optimiser, too: it is to be trained on.
+    """
     checkpoint = load_checkpoint(directory.checkpoints, run.device, _warn)
-    run.state = restore(checkpoint, run.method, run.optimizer)
+    run.state = restore(checkpoint, run.method, run.optimizer if goes_on else None)
     run.clock = Clock(checkpoint["step"], run.clock.steps_per_epoch, run.clock.epochs, run.clock.stop_step)
     run.directory = directory
 

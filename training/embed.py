@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.loader import ahead
 from data.store import RowStore
@@ -22,18 +22,18 @@ CHUNKS_AHEAD = 2  # where pixels come from a disk
 @torch.no_grad()
 def map_rows(
     function: Callable[[Tensor], Tensor],
-    method: Method,
+    network: nn.Module,
     store: RowStore,
     views: Views | None,
     rows: Tensor,
     precision: str,
 ) -> Tensor:
-    """`function` of the clean images of `rows`, chunk by chunk, with `method` in eval mode: (n, ...).
+    """`function` of the clean images of `rows`, chunk by chunk, with `network` in eval mode: (n, ...).
 
     function: (B, C, H, W) to (B, ...), for instance `method.embed`; of a store of features, whose views are None,
     (B, D) to (B, ...). The result is float32, float64 in fp64.
     """
-    method.eval()
+    network.eval()
     parts = []
     some = rows if len(rows) else torch.zeros(1, dtype=torch.int64)  # without rows: the shape of a result without any
     for images in ahead(some.split(CHUNK), store.images, store.device, 0 if store.resident else CHUNKS_AHEAD):

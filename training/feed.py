@@ -114,25 +114,29 @@ class Feed:
         added = [] if partners is None else list(partners[start - first :][: len(own)].unbind(1))
         device = self.store.device
         return Batch(
-            views=self._views(own, draws) + [self._partner(who, draws, place) for place, who in enumerate(added)],
+            views=views_of(self.store, self.views, own, draws)
+            + [self._partner(who, draws, place) for place, who in enumerate(added)],
             rows=own.to(device, non_blocking=True),
             positions=torch.arange(start, start + len(own), device=device),
             draws=draws,
             phase=phase,
         )
 
-    def _views(self, rows: Tensor, draws: Draws) -> list[Tensor]:
-        """The views of `rows` (B,): cut from the originals where these are streamed, else from the stored squares."""
-        views, store = self.views, self.store
-        if views is None:
-            return [store.images(rows)]
-        if not store.streams:
-            return views(store.images(rows), draws)
-        sizes = store.sizes(rows)
-        crops = store.crops(rows, [views.boxes(number, draws, sizes) for number in range(views.n_all)])
-        return [views.finish(crop, number, draws) for number, crop in enumerate(crops)]
-
     def _partner(self, rows: Tensor, draws: Draws, place: int) -> Tensor:
         """The view of other rows (B,) that join the batch. place: 0 for the first set of them, 1 for the second."""
         images = self.store.images(rows)
         return images if self.views is None else self.views.partner(images, draws, place)
+
+
+def views_of(store: RowStore, views: Views | None, rows: Tensor, draws: Draws) -> list[Tensor]:
+    """The views of `rows` (B,): cut from the originals where these are streamed, else from the stored squares.
+
+    views: None where the store's rows are features, which are their own only view.
+    """
+    if views is None:
+        return [store.images(rows)]
+    if not store.streams:
+        return views(store.images(rows), draws)
+    sizes = store.sizes(rows)
+    crops = store.crops(rows, [views.boxes(number, draws, sizes) for number in range(views.n_all)])
+    return [views.finish(crop, number, draws) for number, crop in enumerate(crops)]

@@ -26,7 +26,7 @@ MUST_AGREE = (("encoder", "name"), ("encoder", "stem"), ("views", "sobel"))  # e
 
 def check_first_run(settings: Settings, path: Path) -> None:
     """Raise UserError where no run lies in `path`, or none that a run with `settings` could go on from."""
-    directory, stored = find_run(path), _stored_settings(path)
+    directory, stored = find_run(path), stored_settings(path)
     if not (directory.checkpoints / "last.pt").exists():
         raise UserError(KEY, f"{path} has no checkpoint yet", "let it finish an epoch, or take another run")
     own, its = settings.to_values(), stored.to_values()
@@ -45,7 +45,7 @@ def adopt_clusters(run: Run, path: Path) -> str:
     Raises:
         UserError: another number of clusters, a run that has no clusters yet, or one that does not fit these images.
     """
-    stored, source, precision = _stored_settings(path), run.source, run.settings.optim.precision
+    stored, source, precision = stored_settings(path), run.source, run.settings.optim.precision
     dtype = next(run.method.parameters()).dtype
     views = Views(stored.views, source.image_shape, source.mean, source.std, dtype)
     other, state = _first_method(run, path, stored, views, dtype)
@@ -61,7 +61,7 @@ def adopt_clusters(run: Run, path: Path) -> str:
     return f"clusters of {path}: {told}"
 
 
-def _stored_settings(path: Path) -> Settings:
+def stored_settings(path: Path) -> Settings:
     """The settings of the run in `path`, whatever number of ranks, BatchNorm groups and mirrors it had."""
     composed = compose([find_run(path).config], ["log.wandb=false", "log.tensorboard=false"])
     stored = load_settings(composed, world=1)

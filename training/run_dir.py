@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.sources.base import Source
+from data.sources.remembered import facts_of
 from utils import distributed
 from utils.doctor import environment
 from utils.errors import UserError
@@ -37,6 +39,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def images(self) -> Path:
+        """What is known of the images that it is trained on, so that it can be loaded where they are not."""
+        return self.path / "images.json"
+
+    @property
     def status(self) -> Path:
         """What became of the run."""
         return self.path / "status.json"
@@ -47,11 +54,14 @@ class RunDirectory:
             launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
             write_json(self.status, {"status": status, "step": step, "launch": launch, "time": time.time(), **more})
 
-    def list_skipped(self, skipped: list[tuple[str, str]]) -> None:
-        """Write skipped.csv: files that are no images, with the reason. Rank 0 writes; nothing skipped, no file."""
-        if skipped and distributed.is_main():
+    def describe_images(self, source: Source) -> None:
+        """Write images.json, and skipped.csv where files are no images, with the reason. Rank 0 writes."""
+        if not distributed.is_main():
+            return
+        write_json(self.images, facts_of(source))
+        if source.skipped:
             table = io.StringIO()
-            csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *skipped])
+            csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *source.skipped])
             write_text(self.path / "skipped.csv", table.getvalue())
 
 

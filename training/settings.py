@@ -16,7 +16,7 @@ from models.parts.encoders import ENCODERS, EncoderConfig
 from training.log import LogConfig
 from training.optim import OptimConfig
 from utils.compat import installed
-from utils.config import Composed, Section, diff_keys, document, dump, to_values, validate
+from utils.config import Composed, Section, diff_keys, dump, to_values, validate
 from utils.doctor import computes_bf16
 from utils.errors import UserError
 from utils.group_batchnorm import check_groups
@@ -191,7 +191,3 @@ def _debug(settings: Settings) -> Settings:
         "log": LogConfig(every_steps=1),
     }
     return Settings(**{f.name: changed.get(f.name, getattr(settings, f.name)) for f in fields(settings)})
-
-
-if __name__ == "__main__":
-    print(document(sections()), end="")  # what docs/config.md holds: make docs

@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.config_docs import in_yaml
 from utils.errors import UserError, did_you_mean
+from utils.legacy_linear import LINCLS
 from utils.legacy_methods import EARLIER, Earlier
 from utils.legacy_rules import RULES, Decision, Flat, Status
 
@@ -77,7 +78,8 @@ EARLIER_DEFAULTS: dict[str, Any] = {
     "reassign": 1,
     "seed": 0,
 }
-OF_A_METHOD = {key for one in EARLIER.values() for key in (*one.defaults, *one.renamed, *one.rules)}
+PROGRAMS = {**EARLIER, "lincls": LINCLS}  # what `model_name` could choose
+OF_A_METHOD = {key for one in PROGRAMS.values() for key in (*one.defaults, *one.renamed, *one.rules)}
 KNOWN = {*RENAMED, *NOT_NEEDED, *RULES, *OF_A_METHOD}
 
 
@@ -121,10 +123,10 @@ def translate(flat: Flat) -> tuple[dict[str, dict[str, Any]], list[Fate]]:
         if key not in KNOWN:
             raise UserError(key, f"no such key in a flat config of the earlier repository{did_you_mean(key, KNOWN)}")
     name = flat.get("model_name")
-    if not isinstance(name, str) or name not in EARLIER:
+    if not isinstance(name, str) or name not in PROGRAMS:
         problem = "missing in a flat config" if name is None else f"a flat config of {name!r} cannot be translated"
-        raise UserError("model_name", f"{problem}{did_you_mean(str(name or ''), EARLIER)}")
-    earlier = EARLIER[name]
+        raise UserError("model_name", f"{problem}{did_you_mean(str(name or ''), PROGRAMS)}")
+    earlier = PROGRAMS[name]
     every = EARLIER_DEFAULTS | dict(earlier.defaults)
     keys = [*flat, *(key for key in every if key not in flat)]
     flags = {key for key, value in every.items() if isinstance(value, bool)} | {"wandb"}

@@ -1,15 +1,20 @@
+import contextlib
+import io
 import json
+from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluation.choose_k import check_candidates, choose_k, read_candidates, sweep_k
+from evaluation.choose_k import check_candidates, choose_k, panels, read_candidates, sweep_k
 from models.parts.centers import EStepConfig
 from tests.ranks import run_ranks
 from tests.runs import tiny_settings
+from torch_clustering.choose_k import ChoiceOfK, ScoresOfK
 from training.begin import new_run
 from training.checkpoint import save_checkpoint
 from training.run_dir import RunDirectory, create_run
@@ -34,10 +39,10 @@ def test_k_is_within_one_of_the_number_of_well_separated_blobs(truth: int, metri
     ("words", "numbers"), [("2:5", [2, 3, 4, 5]), ("2:9:3", [2, 5, 8]), ("20,5,10", [5, 10, 20]), ("7", [7])]
 )
 def test_candidates_are_named_by_a_range_or_a_list(words: str, numbers: list[int]) -> None:
-    assert read_candidates(words) == numbers
+    assert list(read_candidates(words)) == numbers
 
 
-@pytest.mark.parametrize("words", ["", "1:5", "5:2", "two", "2:5:0", "2:", "2:9:3:1", "2,,3"])
+@pytest.mark.parametrize("words", ["", "1:5", "5:2", "two", "2:5:0", "2:", "2:9:3:1", "2,,3", "9:2:-1"])
 def test_what_names_no_candidates_is_refused(words: str) -> None:
     with pytest.raises(UserError, match="names no numbers from 2 on; for instance --k 2:50"):
         read_candidates(words)
@@ -53,7 +58,10 @@ def test_more_clusters_than_a_subsample_has_rows_are_refused() -> None:
 def begun(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run before its first step, on the 360 test digits."""
     folder = tmp_path_factory.mktemp("runs")
-    settings = tiny_settings("simclr", run__folder=folder, run__name="begun", data__split="test", estep__n_init=1)
+    settings = tiny_settings(
+        "simclr", run__folder=folder, run__name="begun", data__split="test", estep__n_init=1, optim__precision="fp64",
+        optim__global_batch=63,  # which two ranks cannot share, and need not
+    )  # fmt: skip
     run = new_run(settings, torch.device("cpu"))
     directory = create_run(folder, "begun", "begun", settings.to_yaml())
     save_checkpoint(directory.checkpoints, run.method, run.optimizer, None, 0, 0, settings.to_yaml())
@@ -72,6 +80,46 @@ def test_a_run_is_told_its_k_in_a_table_a_plot_and_json(
     printed = capsys.readouterr().out
     assert f"K = {choice.n_clusters}: {choice.reason}" in printed and choice.doubt in printed
     assert "digits: test, 360 rows; encoder, epoch 0\n" in printed
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_place_that_is_no_folder_is_refused_before_the_work(out: str, begun: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--out .*file' is no folder that can be written to"):
+        sweep_k(begun.path, "2,3", tmp_path / out)
+
+
+def test_features_that_are_no_numbers_are_refused_in_one_line(begun: RunDirectory, tmp_path: Path) -> None:
+    with (
+        patch("evaluation.choose_k.map_rows", lambda *arguments: torch.full((360, 7), torch.nan)),
+        pytest.raises(UserError, match=r"begun: its features cannot be clustered: .*NaN"),
+    ):
+        sweep_k(begun.path, "2,3", tmp_path)
+
+
+def test_a_score_over_k_is_drawn_where_it_is_known_and_the_choice_is_marked() -> None:
+    nan = float("nan")
+    scores = [ScoresOfK(k, 9.0 - k, 0.1 * k, 1.0, 2.0, -3.0, nan if k == 3 else 0.5, k) for k in (2, 3, 4)]
+    drawn = {panel.title: panel for panel in panels(ChoiceOfK(scores, 4, "most agree", "none"))}
+    assert [point[0] for point in drawn["stability under subsampling, high is good"].lines[0].points] == [2, 4]
+    assert drawn["silhouette, high is good"].lines[0].points[2] == (4.0, pytest.approx(0.4))
+    assert {panel.mark for panel in drawn.values()} == {4.0}
+
+
+def swept(rank: int, world: int, path: Path, out: Path) -> tuple[str, list[dict[str, float]]]:
+    """What this rank says, and the scores; the group of ranks is there already."""
+    said = io.StringIO()
+    with patch("evaluation.choose_k.start", lambda run: torch.device("cpu")), contextlib.redirect_stdout(said):
+        choice = sweep_k(path, "2:4", out)
+    return said.getvalue(), [asdict(row) for row in choice.scores]
+
+
+def test_two_ranks_sweep_a_run_as_one_does_and_say_it_once(begun: RunDirectory, tmp_path: Path) -> None:
+    [(said, scores)] = run_ranks(1, swept, begun.path, tmp_path)
+    two = run_ranks(2, swept, begun.path, tmp_path)
+    assert [words for words, _ in two] == [said, ""]
+    for _, found in two:
+        assert found == [pytest.approx(row, rel=1e-9) for row in scores]
 
 
 def chosen(rank: int, world: int) -> tuple[int, list[float], str]:

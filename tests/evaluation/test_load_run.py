@@ -1,6 +1,7 @@
 """A run that is loaded and looks at images: what it says of those it was trained on, and of any others."""
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def trained(folder: Path, method: str, **changes: Any) -> Path:
     """The folder of a run that has ended, with its assignments.csv."""
     run = tiny_run(method, optim__epochs=1, **changes)
     run.directory = create_run(folder, method, "test", run.settings.to_yaml())
+    run.directory.describe_images(run.source)
     with Log(run.settings.log, None, {}) as log:
         for _ in train(run, log):
             pass
@@ -141,6 +143,7 @@ def test_paths_are_named_as_they_are_given(photos: Path, loaded: LoadedRun, monk
     finally:
         listed.unlink()
     assert loaded.predict(f"{top}/many/1?.jpg").paths == [f"{top}/many/1{number}.jpg" for number in (1, 3, 5, 7, 9)]
+    assert loaded.predict(f"{top}/**/grey.png").paths == [f"{top}/odd/grey.png"]
     mixed = loaded.predict([f"{top}/odd/grey.png", f"{top}/odd", f"{top}/many/0.png"])
     odd = ["grey.png", "alpha.png", "cmyk.jpg", "deep.png", "turned.jpg"]
     assert mixed.paths == [*(f"{top}/odd/{name}" for name in odd), f"{top}/many/0.png"]
@@ -177,6 +180,38 @@ def test_a_run_without_clusters_embeds_and_says_that_it_cannot_predict(digits: P
     assert early.embed(digits / TEST_ROWS[0]).shape == (1, 7)
     with pytest.raises(UserError, match=r"early: no clusters yet: it stopped at epoch 0, before its first E-step; let"):
         early.predict(digits)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"), [("propos", {}), ("and", {}), ("temi", {}), ("cc", {"estep__n_clusters": None})]
+)
+def test_a_run_that_was_taken_elsewhere_predicts_without_its_images(
+    method: str, changes: dict[str, Any], photos: Path, tmp_path: Path
+) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    shutil.copytree(photos, there)
+    settings = {"data__name": "folder", "data__root": there, "data__image_size": 20, "data__truth": "folders"}
+    settings |= {"data__cache": there / "cache", "optim__global_batch": 10, "estep__n_clusters": 3, **changes}
+    path = trained(tmp_path, method, **settings)
+    there.rename(here)
+    away = load_run(path)
+    found = away.predict(here)
+    write_table(tmp_path / "clusters.csv", ["path"], [(path,) for path in found.paths], found)
+    assert lines_of(tmp_path / "clusters.csv", 0) == lines_of(path / "assignments.csv", 1)
+    with pytest.raises(UserError, match="data.root: the images of the run are not here: .*there"):
+        away.embed_training_images()
+    (path / "images.json").unlink()
+    with pytest.raises(UserError, match="data.root: "):  # as of a run that was begun before there were such files
+        load_run(path)
+
+
+def test_a_folder_of_a_run_without_what_is_known_of_its_images_still_loads(photos: Path, photo_run: Path) -> None:
+    known = load_run(photo_run).predict(photos)
+    (photo_run / "images.json").rename(photo_run / "images.old")
+    try:
+        assert torch.equal(load_run(photo_run).predict(photos).features, known.features)
+    finally:
+        (photo_run / "images.old").rename(photo_run / "images.json")
 
 
 def test_loading_and_looking_change_nothing_of_the_run(photos: Path, photo_run: Path) -> None:

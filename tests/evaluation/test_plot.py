@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluation.plot import COLORS, Line, Panel, draw, ticks
+from evaluation.plot import COLORS, MARK, Line, Panel, draw, ticks
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,11 @@ def color(name: str) -> tuple[int, ...]:
 def test_each_line_is_drawn_in_its_place_and_color(tmp_path: Path) -> None:
     rising = Line("up", [(0.0, 0.0), (1.0, 1.0)])
     falling = Line("down", [(0.0, 1.0), (1.0, 0.0)])
-    draw(tmp_path / "curves.png", [Panel("one", "x", [rising, falling]), Panel("flat", "x", [Line("", [(3.0, 2.0)])])])
+    flat = Panel("flat", "x", [Line("", [(3.0, 2.0)])], mark=3.0)
+    draw(tmp_path / "curves.png", [Panel("one", "x", [rising, falling]), flat])
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (2 * 480, 320 + 2 * 16)
         pixels = picture.load()
         lower_left, upper_left = (78, 320 - 42), (78, 34)
+        assert pixels[480 + (78 + 480 - 14) // 2, 300 - 42] == color(MARK)
         assert pixels[lower_left] == color(COLORS[0]) and pixels[upper_left] == color(COLORS[1])

@@ -84,6 +84,20 @@ def test_a_line_an_image_and_the_skipped_files_beside_it(
     assert not (tmp_path / "clusters.skipped.csv").exists()  # it was of the earlier call
 
 
+def test_of_many_skipped_files_the_first_are_named(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("evaluation.predict_images.LISTED", 1)
+    (tmp_path / "list.csv").write_text("path\nimages/part0/00.png\nnone.png\nimages/broken.png\nimages/none.png\n")
+    assert predict(run, tmp_path / "list.csv", "--out", tmp_path / "clusters.csv") == 0
+    said = capsys.readouterr().out
+    assert f"3 files skipped: {tmp_path}/clusters.skipped.csv\n  none.png: cannot be read (No such file" in said
+    assert said.endswith("\n  ... and 2 more\n") and said.count("\n  ") == 2
+    assert [line["path"] for line in read(tmp_path / "clusters.skipped.csv")] == [
+        "none.png", "images/none.png", "images/broken.png",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_each_cluster_gets_a_folder_of_links_or_copies(
     links: bool, run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,9 +107,9 @@ def test_each_cluster_gets_a_folder_of_links_or_copies(
 
     if not links:
         monkeypatch.setattr(os, "symlink", refuse)
-    monkeypatch.chdir(images)  # relative words, links that hold from anywhere
+    monkeypatch.chdir(images if links else tmp_path)  # relative words, links that hold from anywhere
     (tmp_path / "sorted").mkdir()
-    words = ["*/*.png"] if links else ["."]
+    words = ["*/*.png"] if links else ["images"]
     assert predict(run, *words, "--out", tmp_path / "clusters.csv", "--folders", tmp_path / "sorted") == 0
     expected = sorted(
         (line["cluster"], (images / line["path"]).read_bytes()) for line in read(tmp_path / "clusters.csv")
@@ -160,6 +174,10 @@ def read_assignments(run: Path) -> list[dict[str, str]]:
         (["{run}", "--near", "{dir}/broken/1.png", "--folders", "{dir}/new"], "--folders: no images given"),
         (["{run}", "--near", "{dir}/none.png"], "{dir}/none.png: no such file; --near takes one image"),
         (["{run}", "--near", "{dir}/broken/1.png"], "{dir}/broken/1.png: none of its 1 image files can be read"),
+        (["{run}", "{images}", "--near", "{dir}/broken/1.png"], "{dir}/broken/1.png: none of its 1 image files can"),
+        (["{run}", "{dir}/list.csv"], "{dir}/list.csv: no image in it: none of its 2 paths is a file (the first: 1"),
+        (["{run}", "{images}", "{dir}/list.csv", "--out", "{dir}/list.csv"], "--out {dir}/list.csv: it is one of IM"),
+        (["{run}", "{images}", "--folders", "{dir}/list.csv/x"], "--folders {dir}/list.csv/x: '{dir}/list.csv' is no"),
     ],
 )
 def test_wrong_words_cost_one_line_and_nothing_is_written(
@@ -168,6 +186,7 @@ def test_wrong_words_cost_one_line_and_nothing_is_written(
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "1.png").write_bytes(b"")
+    (tmp_path / "list.csv").write_text("path\n1.png\n2.png\n")
     before = sorted(tmp_path.rglob("*"))
     places = {"run": run, "dir": tmp_path, "images": images}
     out = [] if "--out" in words else ["--out", f"{tmp_path}/clusters.csv"]

@@ -127,6 +127,18 @@ def test_more_queries_than_the_bound_are_thinned_evenly(monkeypatch: pytest.Monk
     features = run.method.embed(run.views.clean(run.source.images)).detach()
     precision, _ = retrieve(features, run.source.truth, features[rows], run.source.truth[rows], own=rows)
     assert few["map"] == pytest.approx(float(precision.mean()))
+    run.source.split = SPLIT
+    of_a_split = score_retrieval(run)
+    assert of_a_split is not None and of_a_split["protocol"] == "7 queries, bank of 51"
+
+
+def test_a_query_without_another_row_of_its_class_has_no_part_in_the_means() -> None:
+    run = fake_run()
+    run.source.truth = torch.arange(101) % 5 % 3
+    run.source.truth[50] = 9
+    found = score_retrieval(run)
+    assert found is not None and 0 < found["map"] < 1
+    assert found["protocol"] == "100 queries, each among the other 100 rows"
 
 
 def test_without_ground_truth_there_is_no_score() -> None:

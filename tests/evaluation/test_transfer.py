@@ -1,5 +1,7 @@
 import contextlib
+import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ def finished(folder: Path, name: str, method: str = "simclr", **changes: Any) ->
     settings = tiny_settings(method, run__folder=folder, run__name=name, **changes)
     run = new_run(settings, CPU)
     directory = create_run(folder, name, name, settings.to_yaml())
+    directory.describe_images(run.source)
     if method == "simclr":
         run.state = scored_state(run, None, run.clock)
     save_checkpoint(directory.checkpoints, run.method, run.optimizer, run.state, 84, 3, settings.to_yaml())
@@ -126,19 +129,61 @@ def test_images_of_another_size_are_seen_at_the_size_that_the_network_takes(tmp_
     directory = finished(
         tmp_path, "small", data__name="folder", data__root=photos, data__image_size=8, estep__n_clusters=5
     )
-    question = ask(directory, str(photos), ["data.image_size=16"])
+    question, rows = ask(directory, str(photos), ["data.image_size=16"]), torch.arange(20)
     run = open_run(question.own, directory, CPU)
     moved = with_images(run, question.asked)
-    rows = torch.arange(20)
     assert moved.store.images(rows).shape == (20, 3, 16, 16)
     small, own = moved.views.clean(moved.store.images(rows)), run.views.clean(run.store.images(rows))
     assert small.shape == own.shape == (20, 3, 8, 8)
     assert torch.equal(torch.cdist(small.flatten(1), own.flatten(1)).argmin(1), rows)  # the same pictures
 
 
+def test_other_images_are_normalised_as_those_of_training(tmp_path: Path, photos: Path) -> None:
+    small = {"data__image_size": 8, "data__resize": "squash"}
+    directory = finished(tmp_path, "grey", data__name="folder", data__root=photos, estep__n_clusters=5, **small)
+    question = ask(directory, str(photos), ["data.image_size=8"])
+    run = open_run(question.own, directory, CPU)
+    assert question.other and question.asked.data.resize == "crop"
+    run.source.mean, run.source.std = (0.9, 0.8, 0.7), (0.25, 0.25, 0.25)
+    moved = with_images(run, question.asked)
+    images, mean = moved.store.images(torch.arange(3)), torch.tensor([0.9, 0.8, 0.7])[:, None, None]
+    torch.testing.assert_close(moved.views.clean(images), 4 * (images / 255 - mean))
+
+
+def test_published_sets_are_not_sought_in_a_folder_of_own_images(tmp_path: Path, photos: Path) -> None:
+    directory = finished(tmp_path, "color", data__name="folder", data__root=photos, estep__n_clusters=5)
+    assert ask(directory, "cifar10", []).asked.data.root == Path("data_files")
+    assert ask(directory, "cifar10", ["data.root=/sets"]).asked.data.root == Path("/sets")
+    (smile := tmp_path / "\U0001f600").mkdir()
+    assert ask(directory, str(smile), []).asked.data.root == smile
+
+
+def test_more_or_fewer_images_than_the_run_had_are_refused(tmp_path: Path, photos: Path) -> None:
+    own = shutil.copytree(photos, tmp_path / "own")
+    directory = finished(tmp_path, "color", data__name="folder", data__root=own, estep__n_clusters=5)
+    next(own.rglob("*.png")).unlink()
+    with pytest.raises(UserError, match="data.root: 119 images, the run was trained on 120; for other images: --data"):
+        judged(directory)
+
+
 def test_methods_fed_with_features_are_judged_elsewhere(tmp_path: Path) -> None:
-    directory = finished(tmp_path, "temi", "temi", data__split="train")
-    assert judged(directory, "digits", "data.split=test")["rows"] == 360
+    directory = finished(tmp_path, "temi", "temi", data__split="train", estep__n_clusters=7)
+    result = judged(directory, "digits", "data.split=test")
+    assert (result["rows"], result["n_clusters"]) == (360, 10)  # as many as the set has classes
+
+
+def test_other_images_are_judged_where_those_of_the_run_are_gone(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(photos, tmp_path / "own")
+    changes = {"data__truth": "folders", "log__wandb": True}
+    directory = finished(tmp_path, "away", "temi", data__name="folder", data__root=own, **changes)
+    own.rename(tmp_path / "gone")
+    monkeypatch.setattr("training.settings.installed", lambda package: False)  # which trained, and need not judge
+    found = judged(directory, str(photos))
+    assert (found["rows"], found["scores"]) == (120, None)  # their classes are not asked for
+    with pytest.raises(UserError, match="data.root: "):
+        judged(directory)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +218,22 @@ def test_seeds_of_one_setting_share_a_table_and_other_settings_do_not(
     printed = capsys.readouterr().out
     assert printed.count("that differ in their seeds alone") == 1
     assert f"{expected['mean']:.4f} ± {expected['deviation']:.4f}" in printed
+
+
+def commanded(rank: int, world: int, path: Path) -> tuple[str, dict[str, Any]]:
+    """What this rank says, and the result; the group of ranks is there already."""
+    said = io.StringIO()
+    with no_probe(), patch("evaluation.several_runs.start", lambda run: CPU), contextlib.redirect_stdout(said):
+        [result] = evaluate_runs([str(path)], None)
+    return said.getvalue(), result
+
+
+def test_two_ranks_evaluate_a_run_as_one_does_and_say_it_once(tmp_path: Path) -> None:
+    changes = {"data__split": "test", "optim__precision": "fp64"}
+    path = finished(tmp_path, "twice", **changes, optim__global_batch=63).path  # which two ranks cannot share
+    [(said, result)], two = run_ranks(1, commanded, path), run_ranks(2, commanded, path)
+    assert said.startswith("digits: test, 360 rows; K = 10") and [words for words, _ in two] == [said, ""]
+    assert all({**found, "command": ""} == {**result, "command": ""} for _, found in two)
 
 
 def elsewhere(rank: int, world: int, path: str) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.runs import tiny_settings
-from training.settings import caveats, check, load_settings, sections
-from utils.config import compose, document
+from training.settings import caveats, check, load_settings
+from utils.config import compose
 from utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -19,11 +19,6 @@ def test_shipped_configs_are_valid_on_one_two_and_four_ranks(path: Path) -> None
     check(settings, 2)
     check(settings, 4)
     assert settings.method.name in path.stem or path.stem.startswith("own_images")
-
-
-def test_reference_of_config_keys_is_fresh() -> None:
-    text = (ROOT / "docs" / "config.md").read_text()
-    assert text == document(sections()), "docs/config.md is stale: make docs"
 
 
 def test_resolved_settings_load_to_equal_settings(tmp_path: Path) -> None:

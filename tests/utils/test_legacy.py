@@ -114,7 +114,8 @@ def test_each_known_key_has_a_fate_with_every_method(method: str) -> None:
         ("model_name: propos\nbatch_sise: 3\n", "flat.yml:2: batch_sise: no such key in a flat config of the earlier "),
         (
             "batch_size: 3\nepochs: 4\nseed: 5\n",
-            "model_name: missing in a flat config (known: moco, pcl, propos, propos_cifar20_r34, simclr, simsiam)",
+            "model_name: missing in a flat config (known: lincls, moco, pcl, propos, "
+            "propos_cifar20_r34, simclr, simsiam)",
         ),
         ("model_name: cc\n", "flat.yml:1: model_name: a flat config of 'cc' cannot be translated ("),
         ("model_name: [moco]\n", "flat.yml:1: model_name: a flat config of ['moco'] cannot be translated ("),
