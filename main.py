@@ -143,7 +143,8 @@ def run_epochs(run: "Run", log: "Log") -> None:
     if run.directory is not None:
         run.directory.set_status("completed", run.clock.step)
         path = run.directory.path
-        page = "report.html" if report_at_end(run, log.warn) else "clusters.png"
+        drawn = run.settings.eval.report and report_at_end(run, log.warn)
+        page = "report.html" if drawn else "clusters.png"
         log.say(f"run directory: {path}")
         log.say(f"next: look at {path}/{page} and {path}/assignments.csv;")
         log.say(f"      python main.py evaluate {path}      gives the scores again")
@@ -189,6 +190,14 @@ def prepare_set(arguments: argparse.Namespace) -> int:
 
     made = prepare(arguments.name, arguments.given, arguments.root, print)
     print(f"{arguments.name} lies in {made}; data.name={arguments.name} data.root={arguments.root}")
+    return 0
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Draw the curves of a run while it goes on."""
+    from evaluation.watch import watch
+
+    watch(arguments.run, arguments.every, arguments.once)
     return 0
 
 
@@ -248,6 +257,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "linear": linear,
     "predict": predict,
+    "watch": watch,
     "report": write_report,
     "sweep-k": sweep_k,
     "compare": compare,

@@ -130,7 +130,7 @@ def one_run(options: argparse.Namespace, config: Path, stage: Stage, seed: int) 
     """What one run gave, and whether it was run just now: a complete run of the same settings is only read."""
     name = f"{stage.folder}_{seed}"
     path = options.folder / name
-    words = [*options.words, f"run.seed={seed}", f"run.name={name}", f"run.folder={options.folder}"]
+    words = [*options.words, f"run.seed={seed}", f"run.name={name}", f"run.folder={options.folder}", "eval.report=false"]
     if stage.first is not None:
         words.append(f"run.init_from={options.folder / stage.first.replace(' ', '_')}_{seed}")
     record = {"method": stage.label, "seed": seed, "directory": str(path)}

@@ -21,6 +21,7 @@ DIGITS = "config/digits_propos.yml"
 TINY = [
     DIGITS, "encoder.name=tiny", "method.hidden_dim=11", "method.projection_dim=7",
     "method.warmup_epochs=1", "optim.epochs=3", "estep.n_init=1", "estep.final_n_init=1", "run.checkpoint_minutes=0",
+    "eval.report=false",
 ]  # fmt: skip
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 TWO_RANKS = [*TORCHRUN, "--nproc_per_node=2"]
@@ -191,17 +192,18 @@ def test_doctor_and_views_run(tmp_path: Path) -> None:
 
 
 def test_two_ranks_train_evaluate_and_leave_a_whole_run(tmp_path: Path) -> None:
-    words = [*TINY, f"run.folder={tmp_path}", "run.name=two"]
+    words = [*TINY, f"run.folder={tmp_path}", "run.name=two", "data.split=test", "eval.report=true"]
     done = launch(TWO_RANKS, *words)
     assert done.code == 0, done.err
     assert done.out.count("run directory:") == 1  # rank 0 alone prints
     assert "Warning" not in done.err
     run = tmp_path / "two"
     assert json.loads((run / "status.json").read_text())["status"] == "completed"
-    assert json.loads((run / "images.json").read_text())["n_rows"] == 1797
+    assert "<!doctype html>" in (run / "report.html").read_text()[:40].lower()
+    assert json.loads((run / "images.json").read_text())["n_rows"] == 360
     table = (run / "assignments.csv").read_text().splitlines()
     assert table[0] == "row,path,cluster,confidence,distance,runner_up"
-    assert len(table) == 1798
+    assert len(table) == 361
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["header"]
     assert {row["phase"] for row in rows[1:]} >= {"train", "estep"}

@@ -52,6 +52,7 @@ class EvalConfig(Section):
     every_epochs: int | None = Field(None, ge=1, description="epochs between scores; null: at the end only")
     knn_neighbors: int = Field(20, ge=1, description="neighbours of the weighted kNN")
     knn_temperature: float = Field(0.07, gt=0, description="its weights are exp(cos / this)")
+    report: bool = Field(True, description="draw report.html at the end of the run")
 
 
 TABLES: dict[str, dict[str, Any]] = {"METHODS": METHODS, "ENCODERS": ENCODERS, "SOURCES": SOURCES}

@@ -96,9 +96,11 @@ def sharded(rank: int, world: int, run: Path) -> list[dict[str, Any]]:
     found = []
     with patch("evaluation.linear.start", lambda _: CPU):
         for words, protocol in [
-            ([], "sweep"), (["method.mode=online"], "small"), (["optim.epochs=2", "method.bn_groups=2"], "finetune"),
-        ]:  # fmt: skip
-            composed = open_protocol(protocol, None, [*EXACT, *words])
+            ([], "sweep"),
+            (["method.labels=0.3"], "small"),
+            (["method.labels=0.3", "method.bn_groups=2"], "finetune"),
+        ]:
+            composed = open_protocol(protocol, None, [*EXACT, "optim.epochs=2", *words])
             [result] = judge_all(composed, [run])
             found.append(without_times(result))
     return found

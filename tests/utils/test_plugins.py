@@ -68,7 +68,7 @@ def test_a_file_is_run_once_and_gives_the_same_however_often_it_is_named(
         (
             "from models.method import Method\nclass Mine(Method):\n    def embed(self, images): ...\n"
             "METHODS = {'mine': Mine}",
-            "mine.py: METHODS['mine']: lacks encode, loss, parameter_groups",
+            "mine.py: METHODS['mine']: lacks loss, parameter_groups",
         ),
         ("ENCODERS = {'resnet18': print}", "mine.py: ENCODERS names 'resnet18', which exists already"),
     ],
