@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.methods_table import record_of, table
 from models import METHODS
-from training.log import duration
 from training.settings import Settings, load_settings
 from utils.config import compose, diff_keys
+from utils.duration import duration
 from utils.errors import UserError, did_you_mean
 from utils.files import read_json, write_json
 
@@ -130,7 +130,13 @@ def one_run(options: argparse.Namespace, config: Path, stage: Stage, seed: int) 
     """What one run gave, and whether it was run just now: a complete run of the same settings is only read."""
     name = f"{stage.folder}_{seed}"
     path = options.folder / name
-    words = [*options.words, f"run.seed={seed}", f"run.name={name}", f"run.folder={options.folder}", "eval.report=false"]
+    words = [
+        *options.words,
+        f"run.seed={seed}",
+        f"run.name={name}",
+        f"run.folder={options.folder}",
+        "eval.report=false",
+    ]
     if stage.first is not None:
         words.append(f"run.init_from={options.folder / stage.first.replace(' ', '_')}_{seed}")
     record = {"method": stage.label, "seed": seed, "directory": str(path)}

@@ -5,8 +5,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from training.log import duration
 from utils.config import compose
+from utils.duration import duration
 from utils.files import read_json
 
 SCORES = ("acc", "nmi", "ari")

@@ -3,35 +3,23 @@
 Only what the runs have written is read: nothing is computed anew, and their images need not be there.
 """
 
-import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from evaluation.places import check_file
 from evaluation.plot import Line, Panel, draw
+from evaluation.record import Record, read_record
 from evaluation.several_runs import numbers_of
-from training.run_dir import RunDirectory, find_run
+from training.run_dir import find_run
 from utils.config import diff_keys
 from utils.errors import UserError
-from utils.files import read_json, write_json
-from utils.yaml_text import Values, read_yaml
+from utils.files import write_json
+from utils.yaml_text import Values
 
 CURVES = {("train", "loss"): "loss", ("eval", "acc"): "ACC", ("eval", "nmi"): "NMI", ("eval", "ari"): "ARI"}
 PLACE = ("run.name", "run.folder")  # differ by nature
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run has written. rows: of metrics.jsonl, without those that a resumed run went through again."""
-
-    path: Path
-    config: Values
-    evaluation: dict[str, Any] | None
-    rows: list[dict[str, Any]]
-    header: dict[str, Any]
 
 
 def compare(paths: list[Path], out: Path) -> dict[str, Any]:
@@ -55,27 +43,6 @@ def compare(paths: list[Path], out: Path) -> dict[str, Any]:
             draw(out, drawn)
         print(f"wrote {out.with_suffix('.json')}" + (f" and {out}" if drawn else ""), flush=True)
     return found
-
-
-def read_record(directory: RunDirectory) -> Record:
-    """The files of a run. Raises UserError where one is damaged."""
-    rows: list[dict[str, Any]] = []
-    header: dict[str, Any] = {}
-    lines = directory.metrics.read_text(encoding="utf-8").splitlines() if directory.metrics.is_file() else []
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            if number == len(lines) - 1:  # it was being written when the run was stopped
-                break
-            raise UserError(f"{directory.metrics}:{number + 1}", "is no JSON") from None
-        if row.get("header"):
-            header, rows = row, [old for old in rows if old["step"] <= row.get("resumed_at_step", 0)]
-        else:
-            rows.append(row)
-    evaluation = directory.path / "evaluation.json"
-    judged = read_json(evaluation) if evaluation.is_file() else None
-    return Record(directory.path, read_yaml(directory.config)[0], judged, rows, header)
 
 
 def side_by_side(records: list[Record]) -> dict[str, Any]:

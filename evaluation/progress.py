@@ -2,8 +2,8 @@
 
 import time
 
-from training.log import duration
 from utils import distributed
+from utils.duration import duration
 
 TELL_SECONDS = 10
 

@@ -1,18 +1,19 @@
-"""What a run's files tell the page: curves, the monitors' warnings, skipped files, settings, surroundings."""
+"""What a run's files tell the page: curves, the monitors' warnings, skipped files, settings. Needs no torch."""
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evaluation.compare import read_record
-from training.log import duration
-from training.monitors import Watch
-from training.run_dir import RunDirectory
+from evaluation.record import Row, read_record
+from training.alarms import Watch
+from utils.duration import duration
 from utils.files import read_json
+
+if TYPE_CHECKING:
+    from training.run_dir import RunDirectory
 
 MOST_POINTS = 300  # of a curve; longer ones are averaged
 MOST_SKIPPED = 500  # files that are named
-Row = dict[str, Any]
 
 # title, phase of metrics.jsonl, names of its lines; "*" are the parts of the loss
 PANELS = (
@@ -36,7 +37,7 @@ CLUSTER_PANELS = (
 NO_PARTS = {"time", "step", "epoch", "phase", "loss", *(name for _, _, names in PANELS for name in names)}
 
 
-def read_facts(directory: RunDirectory) -> dict[str, Any]:
+def read_facts(directory: "RunDirectory") -> dict[str, Any]:
     """The parts of the page that need no network. Raises UserError where a file of the run is damaged."""
     record = read_record(directory)
     environment = directory.path / "environment.json"

@@ -7,8 +7,8 @@ from torch import Tensor
 from data.store import RowStore
 from training.build import Run
 from training.embed import map_rows
-from training.log import duration
 from utils import distributed
+from utils.duration import duration
 
 TELL_SECONDS = 30
 

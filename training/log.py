@@ -2,18 +2,24 @@
 
 import json
 import os
+import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
 from utils import distributed
 from utils.config import Section
-from utils.files import json_ready
+from utils.errors import UserError
+from utils.files import json_ready, write_text
+from utils.yaml_text import Values, read_yaml
 
 
 class LogConfig(Section):
@@ -23,6 +29,7 @@ class LogConfig(Section):
     wandb: bool = Field(False, description="mirror to Weights & Biases (works offline: WANDB_MODE=offline)")
     wandb_project: str = Field("emblem", description="its project")
     wandb_entity: str | None = Field(None, description="its entity")
+    wandb_checkpoint: bool = Field(False, description="give it the newest checkpoint, too, when the run has ended")
     tensorboard: bool = Field(False, description="mirror to TensorBoard event files in the run's folder")
 
 
@@ -37,12 +44,13 @@ class Log:
         self.bar: tqdm[Any] | None = None
         if self.folder is None:
             return
-        self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._line({"header": True, "time": time.time(), **header})
         if config.wandb:
             self.mirrors.append(_WandbMirror(config, self.folder, header))
         if config.tensorboard:
-            self.mirrors.append(_TensorboardMirror(self.folder))
+            self.mirrors.append(_TensorboardMirror(self.folder, header))
+        _drop_half_a_line(self.folder / "metrics.jsonl")
+        self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._line({"header": True, "time": time.time(), **header})
 
     def __enter__(self) -> "Log":
         return self
@@ -51,10 +59,9 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close_bar()
-        for mirror in self.mirrors:
-            mirror.close()
         if self.file is not None:
             self.file.close()
+        self._mirror(lambda mirror: mirror.close(completed=kind is None))
 
     def say(self, text: str) -> None:
         """Print a line on rank 0, above a progress bar if one is drawn."""
@@ -71,8 +78,7 @@ class Log:
         """Append one row; phase is train, estep or eval."""
         if self.file is not None:
             self._line({"time": time.time(), "step": step, "epoch": round(epoch, 4), "phase": phase, **values})
-            for mirror in self.mirrors:
-                mirror.write(phase, step, values)
+            self._mirror(lambda mirror: mirror.write(phase, step, values))
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Move the bar on a terminal; in a log file the epoch lines tell the same."""
@@ -89,6 +95,15 @@ class Log:
             self.bar.close()
             self.bar = None
 
+    def _mirror(self, tell: Callable[[Any], None]) -> None:
+        """Tell each mirror; one that fails is left out from then on: metrics.jsonl is the record, the run goes on."""
+        for mirror in list(self.mirrors):
+            try:
+                tell(mirror)
+            except Exception as error:
+                self.mirrors.remove(mirror)
+                self.warn(f"{mirror.key} mirrors no more: {_one_line(error)}")
+
     def _line(self, row: dict[str, Any]) -> None:
         assert self.file is not None
         self.file.write(json.dumps(json_ready(row)) + "\n")
@@ -96,41 +111,91 @@ class Log:
 
 
 class _WandbMirror:
+    """One W&B run for the folder, however often it is resumed: its id is kept there, in wandb_id.txt."""
+
+    key = "log.wandb"
+
     def __init__(self, config: LogConfig, folder: Path, header: dict[str, Any]) -> None:
         import wandb
 
+        self.wandb, self.folder, self.with_checkpoint = wandb, folder, config.wandb_checkpoint
         if not os.environ.get("WANDB_MODE") and not (
             os.environ.get("WANDB_API_KEY") or Path("~/.netrc").expanduser().exists()
         ):
             os.environ["WANDB_MODE"] = "offline"  # without a login an upload would ask on the terminal and wait
-        self.run = wandb.init(
-            project=config.wandb_project, entity=config.wandb_entity, name=folder.name, id=folder.name, resume="allow",
-            dir=str(folder), config=header, settings=wandb.Settings(silent=True, console="off"),
-        )  # fmt: skip
+        kept = folder / "wandb_id.txt"  # a name is no id: W&B forbids some, and two runs may have one
+        if not kept.is_file():
+            write_text(kept, secrets.token_hex(4) + "\n")
+        self.id = kept.read_text(encoding="utf-8").strip()
+        try:
+            self.run = wandb.init(
+                project=config.wandb_project, entity=config.wandb_entity, name=folder.name, id=self.id, resume="allow",
+                dir=str(folder), config={**_config(folder), "environment": header}, allow_val_change=True,
+                settings=wandb.Settings(silent=True, console="off"),
+            )  # fmt: skip
+        except Exception as error:
+            problem = f"W&B does not start: {_one_line(error)}"
+            raise UserError(self.key, problem, "WANDB_MODE=offline needs no network; log.wandb=false") from None
+        # an axis of our own: W&B drops rows whose step goes back, as the steps of a resumed run do
+        self.run.define_metric("*", step_metric="step")
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
-        self.run.log({f"{phase}/{name}": value for name, value in values.items()}, step=step)
+        self.run.log({**{f"{phase}/{name}": value for name, value in values.items()}, "step": step})
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, *, completed: bool) -> None:
+        try:
+            if completed:
+                self._give("report", self.folder / "report.html")
+            if completed and self.with_checkpoint:
+                self._give("checkpoint", (self.folder / "checkpoints" / "last.pt").resolve())
+        finally:
+            self.run.finish(exit_code=0 if completed else 1)
+
+    def _give(self, kind: str, path: Path) -> None:
+        if path.is_file():
+            artifact = self.wandb.Artifact(f"{kind}-{self.id}", type=kind)
+            artifact.add_file(str(path))
+            self.run.log_artifact(artifact)
 
 
 class _TensorboardMirror:
-    def __init__(self, folder: Path) -> None:
+    key = "log.tensorboard"
+
+    def __init__(self, folder: Path, header: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.folder, self.step = folder, int(header.get("resumed_at_step", 0))
+        purge = self.step + 1 if self.step else None  # rows that a resumed run goes through again
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        for name, values in {**_config(folder), "environment": header}.items():
+            lines = json.dumps(json_ready(values), indent=2, ensure_ascii=False).splitlines()
+            self.writer.add_text(name, "\n".join(f"    {line}" for line in lines), self.step)  # Markdown: as it is
 
     def write(self, phase: str, step: int, values: dict[str, float]) -> None:
+        self.step = step
         for name, value in values.items():
             self.writer.add_scalar(f"{phase}/{name}", value, step)
 
-    def close(self) -> None:
+    def close(self, *, completed: bool) -> None:
+        picture = self.folder / "clusters.png"
+        if completed and picture.is_file():
+            with Image.open(picture) as image:
+                self.writer.add_image("clusters", np.asarray(image.convert("RGB")), self.step, dataformats="HWC")
         self.writer.close()
 
 
-def duration(seconds: float) -> str:
-    """Seconds as 0:07, 12:40 or 3:05:10."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+def _config(folder: Path) -> Values:
+    path = folder / "config.yml"
+    return read_yaml(path)[0] if path.is_file() else {}
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Cut off what a killed run left of its last row, so that the next one begins a line."""
+    if path.is_file():
+        written = path.read_bytes()
+        if not written.endswith(b"\n"):
+            os.truncate(path, written.rfind(b"\n") + 1)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,6 @@
 """Label-free signs of health: spread and rank of the features, sizes and churn of the clusters."""
 
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,6 @@ from torch import Tensor
 from models.state import ClusterState
 from utils import distributed
 
-COLLAPSED_STD, COLLAPSED_RANK, PATIENCE = 0.1, 2.0, 3
-STARVING = 0.2  # share of an epoch without its E-step
 TINY = 1e-24  # sums of squares below this are rounding
 
 
@@ -81,55 +78,3 @@ def cluster_health(state: ClusterState, previous: ClusterState | None) -> dict[s
         kept = table[linear_sum_assignment(table, maximize=True)].sum()
         health["churn"] = 1 - float(kept) / max(1, len(pairs))
     return health
-
-
-class Watch:
-    """Turns health into readable warnings, each told once until it has gone away."""
-
-    def __init__(self) -> None:
-        self.bad_logs = 0
-        self.told: set[str] = set()
-
-    def features(self, health: dict[str, float]) -> Iterator[str]:
-        """A warning when the features have been collapsed for three logs in a row."""
-        collapsed = health["feature_std"] < COLLAPSED_STD or health["rankme"] < COLLAPSED_RANK
-        self.bad_logs = self.bad_logs + 1 if collapsed else 0
-        yield from self._once(
-            "collapse",
-            self.bad_logs >= PATIENCE,
-            f"the features collapse: spread {health['feature_std']:.3f} (about 1 is healthy), effective rank "
-            f"{health['rankme']:.1f}; lower optim.learning_rate, or raise method.ema_momentum where it exists",
-        )
-
-    def clusters(self, state: ClusterState, health: dict[str, float]) -> Iterator[str]:
-        """A warning when clusters are empty, with the smallest sizes."""
-        assert state.labels is not None and state.centers is not None
-        n_clusters = len(state.centers)
-        sizes = torch.bincount(state.labels[state.labels >= 0], minlength=n_clusters).sort().values.tolist()
-        listed = ", ".join(map(str, sizes[:4])) + (", ..." if n_clusters > 4 else "")
-        yield from self._once(
-            "empty", health["empty"] > 0, f"{health['empty']:.0f} of {n_clusters} clusters are empty (sizes {listed})"
-        )
-
-    def selection(self, selected: float) -> Iterator[str]:
-        """A warning when a method that learns from confident images finds none. selected: their share, 0 to 1."""
-        yield from self._once(
-            "selection",
-            selected == 0,
-            "no image passes method.threshold, so nothing is learnt; lower it, or go on from "
-            "surer clusters (run.init_from)",
-        )
-
-    def loader(self, waited: float) -> Iterator[str]:
-        """A warning when training waits for its images. waited: share of the time, 0 to 1."""
-        yield from self._once(
-            "loader",
-            waited > STARVING,
-            f"{waited:.0%} of the time goes to waiting for images; data.store=cache, more data.workers, cheaper views "
-            "or a smaller data.image_size help",
-        )
-
-    def _once(self, name: str, holds: bool, text: str) -> Iterator[str]:
-        if holds and name not in self.told:
-            yield text
-        self.told = self.told | {name} if holds else self.told - {name}

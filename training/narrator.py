@@ -6,11 +6,13 @@ import time
 from torch import Tensor
 
 from models.state import ClusterState
+from training.alarms import Watch
 from training.build import Run
-from training.log import Log, duration
-from training.monitors import Watch, cluster_health, feature_health, view_health
+from training.log import Log
+from training.monitors import cluster_health, feature_health, view_health
 from utils import distributed
 from utils.clock import Clock
+from utils.duration import duration
 from utils.errors import UserError
 
 

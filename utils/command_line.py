@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   python main.py evaluate runs/NAME                                scores and assignments.csv again
   python main.py linear runs/NAME --protocol sweep                 linear evaluation of its encoder
   python main.py predict runs/NAME photos --out clusters.csv       the cluster of any images
+  python main.py watch runs/NAME                                   its curves in the terminal while it goes on
   python main.py report runs/NAME                                  report.html: the page of a run, again
   python main.py sweep-k runs/NAME --k 2:50                        how many clusters
   python main.py compare runs/A runs/B                             runs side by side
@@ -110,6 +111,13 @@ def _add_using(known: "argparse._SubParsersAction[Parser]") -> None:
     )  # fmt: skip
     page.add_argument("run", type=Path, metavar="RUN")
     page.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: RUN/report.html)")
+    see = known.add_parser(
+        "watch", help="the curves of a run in the terminal, until it has ended",
+        epilog="example: main.py watch runs/NAME --every 10",
+    )  # fmt: skip
+    see.add_argument("run", type=Path, metavar="RUN")
+    see.add_argument("--every", type=float, default=5, metavar="SECONDS", help="between looks (default: %(default)s)")
+    see.add_argument("--once", action="store_true", help="draw once and leave, as where the output is no terminal")
     give = known.add_parser(
         "export", help="a run's network as safetensors, for timm, torch.export or ONNX, with a model card",
         epilog="example: main.py export runs/NAME --to onnx --out models/NAME",

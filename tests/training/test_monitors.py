@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from models.state import ClusterState
 from tests.ranks import run_ranks
 from tests.vectors import z
-from training.monitors import Watch, cluster_health, feature_health, view_health
+from training.alarms import Watch
+from training.monitors import cluster_health, feature_health, view_health
 
 
 def health_of_part(rank: int, world: int) -> dict[str, float]:
