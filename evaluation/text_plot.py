@@ -14,7 +14,7 @@ def draw_curve(title: str, points: Points, width: int, height: int, *, plain: bo
     points: one (x, y) or more, in ascending x, all finite. plain: ASCII alone. Each line is `width` columns or shorter.
     """
     high, low = max(y for _, y in points), min(y for _, y in points)
-    labels = {0: number(high)} if high == low else {0: number(high), height - 1: number(low)}
+    labels = {height // 2: number(high)} if high == low else {0: number(high), height - 1: number(low)}
     gutter = max(map(len, labels.values()))
     upright, corner, flat = AXES[plain]
     rows = dots(points, max(1, width - gutter - 1), height, plain=plain)
