@@ -15,11 +15,11 @@ from tests.runs import ROOT
 
 PAGE = ROOT / "docs" / "own-images.md"
 BLOCKS = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-SHORT = ["optim.epochs=2", "optim.warmup_epochs=1"]
-# what a config's command is run with beside its own words: less training; no download, which takes another network
+SHORT = ["optim.epochs=2", "optim.warmup_epochs=1", "encoder.name=tiny", "data.image_size=32"]
+# what a config's command is run with beside its own words: less training of a smaller network; no download
 ADDED = {
     "config/own_images.yml": [*SHORT, "method.warmup_epochs=1"],
-    "config/own_images_pretrained.yml": [*SHORT, "encoder.name=tiny", "encoder.pretrained=false", "data.image_size=32"],
+    "config/own_images_pretrained.yml": [*SHORT, "encoder.pretrained=false"],
 }
 N_IMAGES = 84
 
