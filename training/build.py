@@ -139,12 +139,17 @@ def build_method(
 
 
 def restore_run(run: Run, directory: RunDirectory, *, goes_on: bool = True) -> None:
-    """Bring `run` to where its newest good checkpoint stands. Raises UserError when there is none.
+    """Bring `run` to where its newest good checkpoint stands. Raises UserError when there is none that fits.
 
     goes_on: its optimiser, too: it is to be trained on.
     """
     checkpoint = load_checkpoint(directory.checkpoints, run.device, _warn)
-    run.state = restore(checkpoint, run.method, run.optimizer if goes_on else None)
+    try:
+        run.state = restore(checkpoint, run.method, run.optimizer if goes_on else None)
+    except ValueError as error:  # torch's, of an optimiser with other groups of parameters
+        problem = f"its optimiser is that of another version ({error})"
+        remedy = "begin a new run, from its encoder: run.init_from"
+        raise UserError(str(directory.checkpoints), problem, remedy) from None
     run.clock = Clock(checkpoint["step"], run.clock.steps_per_epoch, run.clock.epochs, run.clock.stop_step)
     run.directory = directory
 

@@ -10,7 +10,8 @@ import training.begin
 from models.parts.encoders import ENCODERS
 from tests.runs import tiny_run, tiny_settings
 from training.begin import open_run
-from training.build import Run, build_run
+from training.build import Run, build_run, restore_run
+from training.checkpoint import save_checkpoint
 from training.run_dir import RunDirectory
 from utils.errors import UserError
 
@@ -84,3 +85,14 @@ def test_plugins_that_are_not_there_are_named(value: str) -> None:
 def test_a_method_that_needs_more_rows_than_there_are_says_so_before_it_trains() -> None:
     with pytest.raises(UserError, match="method.n_prototypes: 1798 prototypes of 1797 images; use 1797 or fewer"):
         tiny_run("pcl", method__n_prototypes=[10, 1798])
+
+
+def test_a_checkpoint_with_another_optimiser_is_refused_to_go_on_with_and_read_otherwise(tmp_path: Path) -> None:
+    run = tiny_run("byol")
+    run.directory = RunDirectory(tmp_path)
+    other = torch.optim.SGD(run.method.parameters(), lr=1.0)
+    save_checkpoint(tmp_path / "checkpoints", run.method, other, None, 5, 1, run.settings.to_yaml())
+    with pytest.raises(UserError, match="its optimiser is that of another version"):
+        restore_run(run, run.directory)
+    restore_run(run, run.directory, goes_on=False)
+    assert run.clock.step == 5
