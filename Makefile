@@ -8,7 +8,7 @@ demo: .venv/.installed
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 main.py config/digits_propos.yml
 
 test: .venv/.tested
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/.installed
 	.venv/bin/ruff check .

@@ -16,12 +16,9 @@ from typing import TYPE_CHECKING
 
 from utils.command_line import CONFIG_FILES, parse
 from utils.errors import UserError
-from utils.process import die_with_launcher, keep_freed_memory
+from utils.process import die_with_launcher, had_user_error, keep_freed_memory, remember_user_error
 
 if TYPE_CHECKING:
-    from training.build import Run
-    from training.log import Log
-    from training.run_dir import RunDirectory
     from training.settings import Settings
     from utils.config import Composed
 
@@ -30,6 +27,8 @@ def main(words: list[str]) -> int:
     """Run the command that `words` name; returns the exit code."""
     die_with_launcher()
     keep_freed_memory()
+    if had_user_error():
+        return 2  # it has been told, and trying again changes nothing
     located: Callable[[UserError], str] = str
     try:
         command, arguments = parse(words, COMMANDS)
@@ -39,11 +38,16 @@ def main(words: list[str]) -> int:
             return COMMANDS[command](arguments, composed)
         return COMMANDS[command](arguments)
     except UserError as error:
-        return report(located(error))
+        remember_user_error()
+        report(located(error))
+        return 2
     except KeyboardInterrupt:
         return 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if (text := lost_rank(error)) is not None:
+            report(text)
+        else:
+            traceback.print_exc()
         return 1
 
 
@@ -68,24 +72,38 @@ def compose_words(command: str, arguments: argparse.Namespace) -> "Composed":
 def train(arguments: argparse.Namespace, composed: "Composed") -> int:
     """Train a new run, or go on with run.name where run.resume=auto says so; or a linear evaluation by its config."""
     from evaluation.linear_settings import is_linear
-    from training.run_dir import RunDirectory
+    from evaluation.whole_run import work
 
     if is_linear(composed):
         from evaluation.linear import judge_all
 
         judge_all(composed, [None])
         return 0
-    settings = load(composed)
-    named = RunDirectory(settings.run.folder / (settings.run.name or ""))
-    goes_on = settings.run.resume == "auto" and named.config.is_file()
-    return work(settings, composed.name, named if goes_on else None)
+    if arguments.dry_run is not None:
+        return dry_run(composed, arguments.dry_run)
+    work(load(composed), composed.name, None)
+    return 0
+
+
+def dry_run(composed: "Composed", world: int) -> int:
+    """Print what a run would take on `world` ranks, 0 for as many as were launched; trains nothing."""
+    from training.dry_run import describe
+    from training.settings import load_settings
+    from utils.distributed import launched_world
+
+    world = world or launched_world()
+    if os.environ.get("RANK", "0") == "0":
+        print(describe(load_settings(composed, world), world))
+    return 0
 
 
 def resume(arguments: argparse.Namespace, composed: "Composed") -> int:
     """Go on with a run from its newest good checkpoint."""
+    from evaluation.whole_run import work
     from training.run_dir import find_run
 
-    return work(load(composed), composed.name, find_run(arguments.run))
+    work(load(composed), composed.name, find_run(arguments.run))
+    return 0
 
 
 def load(composed: "Composed") -> "Settings":
@@ -94,61 +112,6 @@ def load(composed: "Composed") -> "Settings":
     from utils.distributed import launched_world
 
     return load_settings(composed, launched_world())
-
-
-def work(settings: "Settings", config_name: str, existing: "RunDirectory | None") -> int:
-    """Build, train to the end, evaluate. Collective."""
-    from training.begin import new_run, open_run
-    from training.build import start
-    from training.log import Log
-    from training.run_dir import create_run
-    from training.settings import caveats, require_same
-    from utils.config import compose
-
-    if existing is not None:
-        require_same(settings, load(compose([existing.config])))
-    device = start(settings.run)
-    run = new_run(settings, device) if existing is None else open_run(settings, existing, device)
-    if existing is None and not settings.run.debug:
-        run.directory = create_run(settings.run.folder, settings.run.name, config_name, settings.to_yaml())
-        run.directory.describe_images(run.source)
-    try:
-        with Log(settings.log, run.directory.path if run.directory else None, run.facts()) as log:
-            log.say(run.introduction())
-            for caveat in caveats(settings):
-                log.warn(caveat)
-            run_epochs(run, log)
-    except Exception as error:
-        if run.directory is not None:
-            run.directory.set_status("failed", run.clock.step, error=str(error))
-        raise
-    return 0
-
-
-def run_epochs(run: "Run", log: "Log") -> None:
-    """Train to the end, with scores between epochs where asked and after the last. Collective."""
-    from evaluation.evaluate import evaluate
-    from evaluation.report import report_at_end
-    from evaluation.scores import epoch_scores
-    from training.loop import train as epochs
-
-    every = run.settings.eval.every_epochs
-    for epoch in epochs(run, log):
-        if every is not None and not epoch.clock.finished and epoch.clock.whole_epochs % every == 0:
-            scores = epoch_scores(run, epoch.state, epoch.clock)
-            if scores:  # a source without ground truth has none
-                log.metrics("eval", epoch.clock.step, epoch.clock.epoch, scores)
-                log.say("    " + "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    evaluate(run)
-    if run.directory is not None:
-        run.directory.set_status("completed", run.clock.step)
-        path = run.directory.path
-        drawn = run.settings.eval.report and report_at_end(run, log.warn)
-        page = "report.html" if drawn else "clusters.png"
-        log.say(f"run directory: {path}")
-        log.say(f"next: look at {path}/{page} and {path}/assignments.csv;")
-        log.say(f"      python main.py evaluate {path}      gives the scores again")
-        log.say(f"      python main.py predict {path} IMAGES   gives the clusters of other images")
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -269,21 +232,29 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
-def report(line: str) -> int:
-    """Print a user's error once: rank 0 speaks, the others wait to be ended, 10 s at most. Returns exit code 2."""
+def report(line: str) -> None:
+    """Print an error that all ranks have met once: rank 0 speaks, the others wait to be ended, 10 s at most."""
     if os.environ.get("RANK", "0") != "0":
         time.sleep(10)
     print(f"error: {line}", file=sys.stderr, flush=True)
-    return 2
+
+
+def lost_rank(error: Exception) -> str | None:
+    """A line on an error that comes of another rank's end; None for others."""
+    if "torch" not in sys.modules:
+        return None
+    from utils.process_group import lost_another
+
+    return lost_another(error)
 
 
 def leave(code: int) -> None:
     """End the process; with a process group in the one order that does not abort."""
     if "torch" not in sys.modules:
         sys.exit(code)
-    from utils.distributed import shutdown
+    from utils.process_group import part
 
-    shutdown(code)
+    part(code)
 
 
 if __name__ == "__main__":

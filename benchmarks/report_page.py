@@ -65,6 +65,9 @@ class MadeImages:
         """A class for each row."""
         return torch.arange(self.n_rows) % CLASSES
 
+    def class_names(self) -> None:
+        """They have numbers alone."""
+
 
 def made_rows(n_rows: int) -> Rows:
     """What `look_at_rows` would give of overlapping Gaussian clusters."""

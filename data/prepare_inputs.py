@@ -127,6 +127,9 @@ def _tiny_parts(names: list[str], read: Callable[[str], Path | bytes], where: st
     val = [(classes.get(PurePosixPath(name).name, ""), name) for name in names if is_image(name, "val")]
     if not all(wnid for wnid, _ in val):
         raise UserError(where, "val/val_annotations.txt does not know the class of every val image")
+    for wnid, name in (*train, *val):  # it becomes a folder
+        if not WNID.fullmatch(wnid):
+            raise UserError(where, f"the class '{wnid}' of {name} is no class of ImageNet")
 
     def part(folder: str, pairs: list[tuple[str, str]]) -> Part:
         return Part(

@@ -10,6 +10,7 @@ from torch import Tensor
 from evaluation.given_images import Squares
 from evaluation.knn import nearest_rows
 from evaluation.load_run import LoadedRun, Predictions
+from utils.errors import visible
 from utils.files import write_bytes
 
 NEAREST = 12
@@ -41,7 +42,7 @@ def show_nearest(run: LoadedRun, image: Path, found: Predictions | None, squares
         kept = squares.kept()
         pictures = squares.read([kept[row] for row in position.tolist()])
     _write_sheet(query.read([0]), pictures.cpu(), sheet)
-    return "\n".join([*lines, f"their picture: {sheet}"])
+    return "\n".join(visible(line) for line in [*lines, f"their picture: {sheet}"])
 
 
 def _write_sheet(query: Tensor, pictures: Tensor, path: Path) -> None:

@@ -11,7 +11,7 @@ from utils.files import write_bytes
 
 WIDE, HIGH, PER_ROW = 480, 320, 3  # pixels of a panel, panels beside each other
 LEFT, RIGHT, TOP, BOTTOM = 78, 14, 34, 42  # around what is drawn
-LEGEND_LINE = 16
+LEGEND_LINE, LEGEND_GAP = 16, 8  # of a legend: a line, and the room above the first
 INK, GRID, MARK = "#202020", "#e2e2e2", "#c02020"
 COLORS = ("#1f5fa8", "#d9761c", "#2f8f46", "#8a4fb0", "#8c564b", "#c94f9b", "#5f6b6d", "#a8a020", "#1b9aa8", "#303030")
 TICKS = 5
@@ -39,7 +39,7 @@ def draw(path: Path, panels: list[Panel]) -> None:
     """Write the panels as a PNG, whole or not at all."""
     across = min(PER_ROW, len(panels))
     legends = max(sum(bool(line.name) for line in panel.lines) for panel in panels)
-    high = HIGH + LEGEND_LINE * legends
+    high = HIGH + (LEGEND_GAP + LEGEND_LINE * legends if legends else 0)
     picture = Image.new("RGB", (across * WIDE, -(-len(panels) // across) * high), "white")
     for place, panel in enumerate(panels):
         _draw_panel(ImageDraw.Draw(picture), panel, place % across * WIDE, place // across * high)
@@ -85,7 +85,7 @@ def _draw_panel(pen: ImageDraw.ImageDraw, panel: Panel, left: int, top: int) -> 
             for x, y in spots:
                 pen.ellipse([x - 2.5, y - 2.5, x + 2.5, y + 2.5], fill=color)
         if line.name:
-            at = top + HIGH + LEGEND_LINE * number
+            at = top + HIGH + LEGEND_GAP + LEGEND_LINE * number
             pen.line([x_first, at, x_first + 22, at], color, width=3)
             pen.text((x_first + 30, at), line.name, INK, _font(12), anchor="lm")
 

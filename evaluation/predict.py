@@ -1,7 +1,5 @@
 """Which image is in which cluster, how surely, and which cluster comes next: assignments.csv."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data.sources.table import table_text
 from models.state import ClusterState
 from training.build import Run
 from training.embed import map_rows
@@ -84,12 +83,10 @@ def write_table(path: Path, columns: Sequence[str], names: Sequence[tuple[Any, .
 
     An empty field: no centre to be distant from, or no second cluster.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*columns, *COLUMNS[2:]))
     numbers = (found.cluster.tolist(), found.confidence.tolist(), found.distance.tolist(), found.runner_up.tolist())
+    rows: list[tuple[Any, ...]] = [(*columns, *COLUMNS[2:])]
     for name, cluster, confidence, distance, runner_up in zip(names, *numbers, strict=True):
         far = "" if distance != distance else f"{distance:.6f}"
         second = "" if runner_up < 0 else runner_up
-        writer.writerow((*name, cluster, f"{confidence:.6f}", far, second))
-    write_text(path, text.getvalue())
+        rows.append((*name, cluster, f"{confidence:.6f}", far, second))
+    write_text(path, table_text(rows))

@@ -1,12 +1,11 @@
 """`main.py predict`: the clusters of any images by a run, as CSV and folders of links, and what lies near an image."""
 
-import csv
-import io
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.sources.table import table_text
 from data.workshop import workshop
 from evaluation.given_images import list_given, root_of
 from evaluation.load_run import LoadedRun, Predictions, load_run
@@ -15,7 +14,7 @@ from evaluation.places import check_file, check_folder
 from evaluation.predict import write_table
 from evaluation.scores import cluster_sizes
 from training.run_dir import find_run
-from utils.errors import UserError
+from utils.errors import UserError, visible
 from utils.files import write_text
 
 LISTED = 20  # skipped files that the console names
@@ -121,11 +120,9 @@ def _write(run: LoadedRun, found: Predictions, out: Path) -> None:
     if not found.skipped:
         beside.unlink(missing_ok=True)  # of an earlier call
         return
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *found.skipped])
-    write_text(beside, table.getvalue())
+    write_text(beside, table_text([("path", "reason"), *found.skipped]))
     print(f"{len(found.skipped):,} files skipped: {beside}")
     for name, reason in found.skipped[:LISTED]:
-        print(f"  {name}: {reason}")
+        print(visible(f"  {name}: {reason}"))
     if len(found.skipped) > LISTED:
         print(f"  ... and {len(found.skipped) - LISTED:,} more")

@@ -82,6 +82,7 @@ def gather_page(run: Run, directory: RunDirectory, rows: Rows) -> dict[str, Any]
         **facts,
         "clusters": describe_clusters(rows, truth),
         "tree": relate(rows.means),
+        "class_names": None if truth is None else run.source.class_names(),
         "confusion": confuse(rows.cluster, truth, run.method.n_clusters),
         "layout": {"name": layout, "sample": len(rows.sample), "shown": len(rows.shown)},
         "thumbnails": make_sheets(run.source, rows.sample),

@@ -39,12 +39,12 @@ class Pool:
     def __init__(self, world: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
         rendezvous = (Path(self.folder.name) / "rendezvous").as_uri()
-        context = _context()
+        made = context()
         self.pipes: list[Connection] = []
         self.processes = []
         for rank in range(world):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, world, rendezvous, there), daemon=True)
+            here, there = made.Pipe()
+            process = made.Process(target=_serve, args=(rank, world, rendezvous, there), daemon=True)
             process.start()
             there.close()
             self.pipes.append(here)
@@ -71,13 +71,15 @@ class Pool:
         self.folder.cleanup()
 
 
-def _context() -> multiprocessing.context.BaseContext:
+def context() -> multiprocessing.context.BaseContext:
     """Where that is sound, ranks are forked from one process that has done their imports; else each does its own."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "training.build", "training.loop"])
-    return context
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(
+        ["torch.distributed", "training.begin", "training.loop", "torch._dynamo", "sklearn.datasets", "pytest"]
+    )
+    return forking
 
 
 def _serve(rank: int, world: int, rendezvous: str, pipe: Connection) -> None:

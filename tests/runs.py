@@ -7,6 +7,7 @@ import torch
 
 from training.begin import new_run
 from training.build import Run
+from training.checkpoint import snapshot, write_checkpoint
 from training.settings import Settings, load_settings
 from utils import distributed
 from utils.config import compose
@@ -54,6 +55,13 @@ def tiny_settings(method: str = "propos", **changes: Any) -> Settings:
 def tiny_run(method: str = "propos", **changes: Any) -> Run:
     """A run before its first step, on the CPU."""
     return new_run(tiny_settings(method, **changes), torch.device("cpu"))
+
+
+def save(run: Run) -> Path:
+    """A checkpoint of the run as it stands, in its folder."""
+    assert run.directory is not None
+    taken = snapshot(run.method, run.optimizer, run.state, run.clock, run.settings.to_yaml(), done=run.clock.finished)
+    return write_checkpoint(run.directory.checkpoints, taken)
 
 
 def _word(value: Any) -> str:

@@ -3,36 +3,17 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
+from benchmarks.launched import DIGITS, ROOT, TINY, TORCHRUN, TWO_RANKS, Done, alive, children, launch, start
 from main import main
-
-ROOT = Path(__file__).parent.parent
-DIGITS = "config/digits_propos.yml"
-TINY = [
-    DIGITS, "encoder.name=tiny", "method.hidden_dim=11", "method.projection_dim=7",
-    "method.warmup_epochs=1", "optim.epochs=3", "estep.n_init=1", "estep.final_n_init=1", "run.checkpoint_minutes=0",
-    "eval.report=false",
-]  # fmt: skip
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-TWO_RANKS = [*TORCHRUN, "--nproc_per_node=2"]
-
-
-class Done(NamedTuple):
-    """What a command gave and said."""
-
-    code: int | str | None
-    out: str
-    err: str
 
 
 def call(*words: str) -> Done:
@@ -49,22 +30,6 @@ def call(*words: str) -> Done:
             torch.use_deterministic_algorithms(True)
             torch.autograd.set_detect_anomaly(False)
     return Done(code, out.getvalue(), err.getvalue())
-
-
-def start(launcher: list[str], *words: str) -> subprocess.Popen[str]:
-    """main.py with `words` as a program."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [*launcher, "main.py", *words], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True
-    )
-
-
-def launch(launcher: list[str], *words: str) -> Done:
-    """The same, to its end."""
-    with start(launcher, *words) as program:
-        out, err = program.communicate(timeout=240)
-    return Done(program.returncode, out, err)
 
 
 def first_error(done: Done) -> str:
@@ -262,23 +227,4 @@ def test_killed_launcher_leaves_no_orphan_and_its_run_goes_on_to_the_same_cluste
     assert json.loads((tmp_path / "killed" / "status.json").read_text())["status"] == "running"
     done = call(*words, "run.resume=auto")
     assert done.code == 0, done.err
-    assert "going on at step " in done.out
     assert (tmp_path / "killed" / "assignments.csv").read_text() == (whole / "assignments.csv").read_text()
-
-
-def children(parent: int) -> list[int]:
-    """Pids of the processes that `parent` started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(stat.parent.name))
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

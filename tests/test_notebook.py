@@ -89,7 +89,11 @@ def test_it_says_which_runs_are_missing_and_with_two_executes_from_top_to_bottom
 ) -> None:
     train_into(house / "elsewhere", "first", seed=0)
     train_into(house / "elsewhere", "second", seed=1)
+    old = json.loads((house / "elsewhere" / "first" / "evaluation.json").read_text())
+    (house / "elsewhere" / "first" / "evaluation.json").write_text(json.dumps({"acc": old["scores"]["acc"]}))
     cells = shipped_cells()
+    few = cell_with(cells, "MOST = 2_000")
+    few["source"] = few["source"].replace("2_000", "120")
     load, compare = cell_with(cells, "there = sorted"), cell_with(cells, "OTHER)")
     give_one = {**load, "source": "os.mkdir('runs'); os.rename('elsewhere/first', 'runs/first')"}
     give_two = {**load, "source": "os.rename('elsewhere/second', 'runs/second')"}
@@ -97,12 +101,14 @@ def test_it_says_which_runs_are_missing_and_with_two_executes_from_top_to_bottom
     asked = [{**cell, "id": f"{place}"} for place, cell in enumerate([*before, *cells])]  # one kernel for all of it
     _, _, none, _, loaded, alone, _, *whole = execute(asked)
     assert text_of(none).startswith("error: runs/: no run yet; `make demo` makes one") and "\n" not in text_of(none)
-    assert text_of(loaded).startswith("first\n") and text_of(alone).startswith("one run only: train another")
+    assert text_of(loaded).startswith("first\n") and "first: its evaluation.json has an older" in text_of(loaded)
+    assert text_of(alone).startswith("one run only: train another")
     assert not [output for cell in code_of(whole) for output in cell["outputs"] if output["output_type"] == "error"]
     assert pictures_of(code_of(whole)) == pictures_of(code_of(cells))
     assert text_of(cell_with(whole, "there = sorted")).startswith("second\npropos on digits (test, 360 rows)")
     compared, last = text_of(cell_with(whole, "OTHER)")), text_of(code_of(whole)[-1])
     assert re.search(r"second +first\n", compared) and "agreement of their clusters (ARI)" in compared
+    assert "first: its evaluation.json has an older" in compared
     assert "before training" in last and "after training" in last
 
 

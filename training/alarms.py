@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from models.state import ClusterState
 
 COLLAPSED_STD, COLLAPSED_RANK, PATIENCE = 0.1, 2.0, 3
+UNEVEN = 0.5  # share of all images in one cluster, of four or more
 STARVING = 0.2  # share of an epoch without its E-step
 
 
@@ -29,13 +30,19 @@ class Watch:
         )
 
     def clusters(self, state: "ClusterState", health: dict[str, float]) -> Iterator[str]:
-        """A warning when clusters are empty, with the smallest sizes."""
+        """Warnings when clusters are empty or one has swallowed most images, with the smallest sizes."""
         assert state.labels is not None and state.centers is not None
         n_clusters = len(state.centers)
         sizes = state.labels[state.labels >= 0].bincount(minlength=n_clusters).sort().values.tolist()
         listed = ", ".join(map(str, sizes[:4])) + (", ..." if n_clusters > 4 else "")
         yield from self._once(
             "empty", health["empty"] > 0, f"{health['empty']:.0f} of {n_clusters} clusters are empty (sizes {listed})"
+        )
+        share = sizes[-1] / max(1, sum(sizes))
+        yield from self._once(
+            "uneven",
+            n_clusters >= 4 and share > UNEVEN,
+            f"one of {n_clusters} clusters holds {share:.0%} of the images (sizes {listed})",
         )
 
     def selection(self, selected: float) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import torch
 
 from training.build import Run, build_run, restore_run
+from training.checkpoint import has_checkpoint
 from training.features import feed_features
 from training.init_from import adopt_clusters, check_first_run
 from training.run_dir import RunDirectory
@@ -19,6 +20,15 @@ def new_run(settings: Settings, device: torch.device) -> Run:
         run.told.append(adopt_clusters(run, first))
     if run.method.input == "features":
         run.told.append(feed_features(run))
+    return run
+
+
+def continued_run(settings: Settings, directory: RunDirectory, device: torch.device) -> Run:
+    """A run that is there already: as `open_run`, or before its first step where it was killed before it had saved."""
+    if has_checkpoint(directory.checkpoints):
+        return open_run(settings, directory, device)
+    run = new_run(settings, device)
+    run.directory = directory
     return run
 
 

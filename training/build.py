@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,20 +18,25 @@ from models.parts.weights import load_encoder_weights
 from models.state import ClusterState
 from training.checkpoint import load_checkpoint, restore
 from training.feed import Feed, passes_of
+from training.numerics import Guard
 from training.optim import build_optimizer
 from training.run_dir import RunDirectory
 from training.settings import RunConfig, Settings
-from utils import distributed
+from utils import distributed, process_group
 from utils.clock import Clock
 from utils.doctor import environment
 from utils.draws import derived_seed
 from utils.errors import UserError
 from utils.group_batchnorm import convert_batchnorm
+from utils.yaml_text import parse_value
 
 
 @dataclass
 class Run:
-    """Everything a run is made of. `state` and `clock` move with training."""
+    """Everything a run is made of. `state` and `clock` move with training.
+
+    done: the E-step after the last step has been made, and `state` is its; `before_end` is the one training had used.
+    """
 
     settings: Settings
     source: Source
@@ -42,6 +48,9 @@ class Run:
     clock: Clock
     state: ClusterState | None
     device: torch.device
+    guard: Guard
+    done: bool = False
+    before_end: ClusterState | None = None
     directory: RunDirectory | None = None
     told: list[str] = field(default_factory=list)  # what the user is to know of how it was built
 
@@ -68,10 +77,13 @@ class Run:
         )
 
 
-def start(run: RunConfig) -> torch.device:
-    """Join the other ranks and set torch up as the section `run` asks; returns this rank's device. Collective."""
+def start(run: RunConfig, lost: Callable[[str], None] = lambda text: None) -> torch.device:
+    """Join the other ranks and set torch up as the section `run` asks; returns this rank's device. Collective.
+
+    lost: called with one line, in another thread, when a rank is stopped, dead or cut off; this process ends then.
+    """
     device = distributed.pick_device()
-    distributed.start(device, run.timeout_seconds)
+    process_group.join(device, run.timeout_seconds, lost)
     torch.backends.cudnn.benchmark = not run.deterministic
     torch.use_deterministic_algorithms(run.deterministic)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for then
@@ -108,6 +120,7 @@ def build_run(settings: Settings, device: torch.device, *, fresh: bool = True, s
         clock=Clock(0, feed.steps_per_epoch, optim.epochs, settings.run.max_steps),
         state=None,
         device=device,
+        guard=Guard(optim, method, device),
         told=told,
     )
 
@@ -144,14 +157,33 @@ def restore_run(run: Run, directory: RunDirectory, *, goes_on: bool = True) -> N
     goes_on: its optimiser, too: it is to be trained on.
     """
     checkpoint = load_checkpoint(directory.checkpoints, run.device, _warn)
+    if goes_on:
+        _require_own(checkpoint, run, directory)
     try:
         run.state = restore(checkpoint, run.method, run.optimizer if goes_on else None)
-    except ValueError as error:  # torch's, of an optimiser with other groups of parameters
-        problem = f"its optimiser is that of another version ({error})"
+    except (ValueError, RuntimeError) as error:  # torch's: other groups of parameters, or other tensors
+        what = "optimiser" if isinstance(error, ValueError) else "network"
+        problem = f"its {what} is that of another version ({' '.join(str(error).split())[:160]})"
         remedy = "begin a new run, from its encoder: run.init_from"
         raise UserError(str(directory.checkpoints), problem, remedy) from None
+    run.guard.load_state_dict(checkpoint["loss_scale"])
     run.clock = Clock(checkpoint["step"], run.clock.steps_per_epoch, run.clock.epochs, run.clock.stop_step)
+    run.done = run.clock.finished if checkpoint["done"] is None else checkpoint["done"]
+    before = checkpoint["before_end"]
+    run.before_end = None if before is None else ClusterState.from_dict(before)
+    if run.done and not run.clock.finished:  # it is made longer
+        run.state, run.done = run.before_end, False
     run.directory = directory
+
+
+def _require_own(checkpoint: dict[str, Any], run: Run, directory: RunDirectory) -> None:
+    """Raise UserError where the checkpoint is another run's: of another method, network or number of clusters."""
+    stored, now = parse_value(checkpoint["config"], str(directory.checkpoints)) or {}, run.settings.to_values()
+    for section, key in (("method", "name"), ("encoder", "name"), ("estep", "n_clusters")):
+        there, here = stored.get(section, {}).get(key), now[section][key]
+        if section in stored and there != here:
+            problem = f"this checkpoint has {section}.{key}={there}, the run {here}"
+            raise UserError(str(directory.checkpoints), problem, "bring back the run's own checkpoints")
 
 
 def _first_weights(settings: Settings) -> EncoderConfig:

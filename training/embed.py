@@ -44,11 +44,25 @@ def map_rows(
 
 
 def embed_shard(
-    method: Method, store: RowStore, views: Views | None, clock: Clock, *, seed: int, precision: str
+    method: Method,
+    store: RowStore,
+    views: Views | None,
+    clock: Clock,
+    *,
+    seed: int,
+    precision: str,
+    pause: Callable[[], object] = lambda: None,
 ) -> FeatureShard:
-    """This rank's contiguous rows as the E-step sees them."""
+    """This rank's contiguous rows as the E-step sees them. pause: called between chunks, as often on every rank."""
     rows = store.shard(distributed.rank(), distributed.world())
-    features = map_rows(method.embed, method, store, views, rows, precision)
+    pauses = iter(range(store.n_rows // distributed.world() // CHUNK))  # chunks that the smallest shard has, too
+
+    def embed(images: Tensor) -> Tensor:
+        if next(pauses, None) is not None:
+            pause()
+        return method.embed(images)
+
+    features = map_rows(embed, method, store, views, rows, precision)
     probabilities = None
     if method.heads and method.input == "images":  # of features a method computes them in its E-step
         side_by_side = map_rows(method.probabilities, method, store, views, rows, precision)

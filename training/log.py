@@ -39,7 +39,8 @@ class Log:
     def __init__(self, config: LogConfig, folder: Path | None, header: dict[str, Any]) -> None:
         self.main = distributed.is_main()
         self.folder = folder if self.main else None
-        self.file = None
+        self.file: int | None = None  # a descriptor: no buffer loses lines when the disk is full
+        self.unwritten = b""
         self.mirrors: list[Any] = []
         self.bar: tqdm[Any] | None = None
         if self.folder is None:
@@ -49,7 +50,7 @@ class Log:
         if config.tensorboard:
             self.mirrors.append(_TensorboardMirror(self.folder, header))
         _drop_half_a_line(self.folder / "metrics.jsonl")
-        self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self.file = os.open(self.folder / "metrics.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         self._line({"header": True, "time": time.time(), **header})
 
     def __enter__(self) -> "Log":
@@ -60,7 +61,7 @@ class Log:
     ) -> None:
         self.close_bar()
         if self.file is not None:
-            self.file.close()
+            os.close(self.file)
         self._mirror(lambda mirror: mirror.close(completed=kind is None))
 
     def say(self, text: str) -> None:
@@ -105,9 +106,16 @@ class Log:
                 self.warn(f"{mirror.key} mirrors no more: {_one_line(error)}")
 
     def _line(self, row: dict[str, Any]) -> None:
+        """Append a row; where the disk is full it is kept, with one warning, until there is room again."""
         assert self.file is not None
-        self.file.write(json.dumps(json_ready(row)) + "\n")
-        self.file.flush()
+        complete = not self.unwritten
+        self.unwritten += (json.dumps(json_ready(row)) + "\n").encode()
+        try:
+            while self.unwritten:
+                self.unwritten = self.unwritten[os.write(self.file, self.unwritten) :]
+        except OSError as error:
+            if complete:
+                self.warn(f"metrics.jsonl cannot be written: {error.strerror}; its rows wait until it can")
 
 
 class _WandbMirror:

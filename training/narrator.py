@@ -1,6 +1,5 @@
 """Tells the story of a run: rows of metrics, a line per epoch with speed and time left, warnings on collapse."""
 
-import math
 import time
 
 from torch import Tensor
@@ -13,7 +12,6 @@ from training.monitors import cluster_health, feature_health, view_health
 from utils import distributed
 from utils.clock import Clock
 from utils.duration import duration
-from utils.errors import UserError
 
 
 class Narrator:
@@ -22,28 +20,29 @@ class Narrator:
     def __init__(self, run: Run, log: Log) -> None:
         self.settings, self.log = run.settings, log
         self.watch = Watch()
-        self.optimizer, self.feed = run.optimizer, run.feed
+        self.optimizer, self.feed, self.guard = run.optimizer, run.feed, run.guard
         self.started, self.first_step = time.monotonic(), run.clock.step
         self.epoch_started, self.epoch_step = self.started, run.clock.step
         self.estep_seconds, self.waited = 0.0, 0.0  # of this epoch; of all epochs before
         self.losses: dict[str, Tensor] = {}
         self.clusters = ""
 
-    def step(self, losses: dict[str, Tensor], carry: dict[str, Tensor], clock: Clock) -> None:
-        """After an optimiser step: remember its losses; at the logging interval write a row. Collective."""
+    def step(self, losses: dict[str, Tensor], carry: dict[str, Tensor] | None, clock: Clock) -> None:
+        """After an optimiser step: remember its losses; at the logging interval write a row. Collective.
+
+        carry: None for a step that was left out.
+        """
         self.losses = losses
+        while self.guard.news:
+            self.log.warn(self.guard.news.pop(0))
         if clock.step % self.settings.log.every_steps and not clock.finished:
             return
         values = {name: float(distributed.mean_over_ranks_(value.double())) for name, value in losses.items()}
-        if not all(map(math.isfinite, values.values())):
-            told = ", ".join(f"{name} {value}" for name, value in values.items())
-            raise UserError(
-                "optim.learning_rate",
-                f"step {clock.step}: the loss is not finite ({told})",
-                "lower it, or use optim.precision=fp32",
-            )
+        self.guard.check(values, clock.step)
         values["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        if "features" in carry:
+        if self.guard.looks:
+            values["steps_left_out"] = self.guard.skipped
+        if carry is not None and "features" in carry:
             health = feature_health(carry["features"][:, 0])
             for text in self.watch.features(health):
                 self.log.warn(f"epoch {clock.epoch:.1f}: {text}")

@@ -47,8 +47,11 @@ class OptimConfig(Section):
     lars_clip: bool = Field(False, description="larc: no step of a tensor is larger than that of sgd")
     clip_norm: float | None = Field(None, gt=0, description="largest global gradient norm; null: no clipping")
     clip_per_tensor: bool = Field(False, description="clip_norm is of each tensor's gradient alone, as DINO has it")
-    precision: Literal["fp64", "fp32", "bf16"] = Field(
-        "fp32", description="fp64: for proofs on the CPU; bf16: autocast"
+    precision: Literal["fp64", "fp32", "bf16", "fp16"] = Field(
+        "fp32", description="fp64: for proofs on the CPU; bf16: autocast; fp16: autocast with a scaled loss"
+    )
+    nonfinite: Literal["stop", "skip"] = Field(
+        "stop", description="a loss or gradient that is no number: end the run, or leave the step out"
     )
 
     @model_validator(mode="after")

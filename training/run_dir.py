@@ -1,9 +1,8 @@
 """The folder of a run: made once by rank 0, never overwritten."""
 
-import csv
-import io
-import os
+import contextlib
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any
 
 from data.sources.base import Source
 from data.sources.remembered import facts_of
+from data.sources.table import table_text
 from utils import distributed
 from utils.doctor import environment
 from utils.errors import UserError
-from utils.files import write_json, write_text
+from utils.files import read_json, write_json, write_text
+from utils.process import is_restart, launch_id
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class RunDirectory:
         return self.path / "status.json"
 
     def set_status(self, status: str, step: int, **more: Any) -> None:
-        """Record running, completed or failed with the step reached. Rank 0 writes."""
+        """Record running, preempted, completed or failed with the step reached. Rank 0 writes."""
         if distributed.is_main():
-            launch = os.environ.get("TORCHELASTIC_RUN_ID", "")
-            write_json(self.status, {"status": status, "step": step, "launch": launch, "time": time.time(), **more})
+            values = {"status": status, "step": step, "launch": launch_id(), "time": time.time(), **more}
+            write_json(self.status, values)
 
     def describe_images(self, source: Source) -> None:
         """Write images.json, and skipped.csv where files are no images, with the reason. Rank 0 writes."""
@@ -60,9 +61,7 @@ class RunDirectory:
             return
         write_json(self.images, facts_of(source))
         if source.skipped:
-            table = io.StringIO()
-            csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *source.skipped])
-            write_text(self.path / "skipped.csv", table.getvalue())
+            write_text(self.path / "skipped.csv", table_text([("path", "reason"), *source.skipped]))
 
 
 def create_run(folder: Path, name: str | None, config_name: str, config_text: str) -> RunDirectory:
@@ -74,7 +73,7 @@ def create_run(folder: Path, name: str | None, config_name: str, config_text: st
     path = folder / (name or f"{config_name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if distributed.is_main():
         try:
-            path = _make(path, numbered=name is None)
+            path = _make(path, config_text, numbered=name is None)
         except FileExistsError:
             problem = ("run.name", f"{path} exists", "choose another name, or go on with: main.py resume " + str(path))
         except OSError as error:
@@ -82,14 +81,36 @@ def create_run(folder: Path, name: str | None, config_name: str, config_text: st
     path, problem = distributed.broadcast_object((path, problem))
     if problem:
         raise UserError(*problem)
-    directory = RunDirectory(path)
+    return RunDirectory(path)
+
+
+def begun_by_this_launch(folder: Path) -> RunDirectory | None:
+    """The run in `folder` that the attempt before this one had begun; None where there is none, or no such attempt.
+
+    Collective: what one launcher counts as a restart, another may not.
+    """
+    if not distributed.any_rank(is_restart()):
+        return None
+    found = None
     if distributed.is_main():
-        write_text(directory.config, config_text)
-        write_json(
-            path / "environment.json", {**environment(), "command": " ".join(sys.argv), "world": distributed.world()}
-        )
-    directory.set_status("running", 0)
-    return directory
+        for status in sorted(folder.glob("*/status.json"), key=_age):
+            with contextlib.suppress(UserError):
+                if read_json(status).get("launch") == launch_id():
+                    found = status.parent
+                    break
+    found = distributed.broadcast_object(found)
+    return None if found is None else RunDirectory(found)
+
+
+def run_of_this_name(name: str | None, folder: Path) -> RunDirectory | None:
+    """The run `folder/name` where it is there, as rank 0 sees it. Collective.
+
+    Raises UserError on every rank where not all see what rank 0 sees: each reads the run's checkpoints itself.
+    """
+    there = name is not None and RunDirectory(folder / name).config.is_file()
+    if distributed.any_rank(there) and distributed.any_rank(not there):
+        raise UserError("run.folder", f"{folder} is not the same on all ranks", "put it where all machines see it")
+    return RunDirectory(folder / name) if there and name is not None else None
 
 
 def find_run(path: Path) -> RunDirectory:
@@ -99,15 +120,33 @@ def find_run(path: Path) -> RunDirectory:
     return RunDirectory(path)
 
 
-def _make(path: Path, *, numbered: bool) -> Path:
-    """Make `path`, or with `numbered` the first free of path, path-2, path-3: two runs may start in one second."""
-    number = 1
-    while True:
-        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
-        try:
-            candidate.mkdir(parents=True)
-            return candidate
-        except FileExistsError:
+def _make(path: Path, config_text: str, *, numbered: bool) -> Path:
+    """Make the folder `path`, or with `numbered` the first free of path, path-2, path-3: two may start in one second.
+
+    It is filled beside and renamed into place: a run that is there has its config. Raises FileExistsError, OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as beside:
+        made = RunDirectory(Path(beside) / path.name)
+        made.path.mkdir()
+        write_text(made.config, config_text)
+        facts = {**environment(), "command": " ".join(sys.argv), "world": distributed.world()}
+        write_json(made.path / "environment.json", facts)
+        made.set_status("running", 0)
+        number = 1
+        while True:
+            candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            if not candidate.exists():
+                made.path.rename(candidate)
+                return candidate
             if not numbered:
-                raise
+                raise FileExistsError(candidate)
             number += 1
+
+
+def _age(path: Path) -> float:
+    """Seconds since the file was written, about."""
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -26,7 +26,7 @@ from utils.plugins import load_plugins
 MAY_CHANGE = (
     *("log.", "eval.", "data.root", "data.download", "data.cache", "data.memory_gib", "data.workers"),
     *("run.name", "run.folder", "run.resume", "run.max_steps", "run.checkpoint_minutes", "run.plugins"),
-    "run.timeout_seconds",
+    *("run.timeout_seconds", "run.keep_every_epochs", "optim.nonfinite"),
 )
 
 
@@ -41,7 +41,8 @@ class RunConfig(Section):
     resume: Literal["never", "auto"] = Field("never", description="auto: go on with run.name if it exists")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps; schedules stay")
     deterministic: bool = Field(False, description="deterministic kernels only")
-    checkpoint_minutes: float = Field(5.0, ge=0, description="least time between checkpoints; 0: after every epoch")
+    checkpoint_minutes: float = Field(5.0, ge=0, description="time between checkpoints; 0: one after every epoch")
+    keep_every_epochs: int | None = Field(None, ge=1, description="checkpoints that stay for good; null: two newest")
     plugins: tuple[Path, ...] = Field((), description="Python files with methods, encoders or data sets of your own")
     timeout_seconds: float = Field(600, gt=0, description="how long a rank waits for another before the run fails")
 

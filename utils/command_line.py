@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   python main.py config/digits_propos.yml                          one process
   torchrun --nproc_per_node=2 main.py config/digits_propos.yml     two processes, the same result
   python main.py config/own_images.yml data.root=FOLDER estep.n_clusters=8
+  python main.py config/cifar10_r34_propos.yml --dry-run 8        what a run would take, on 8 ranks
   python main.py resume runs/NAME                                  go on where a run stopped
   python main.py evaluate runs/NAME                                scores and assignments.csv again
   python main.py linear runs/NAME --protocol sweep                 linear evaluation of its encoder
@@ -58,6 +59,10 @@ def _add_training(known: "argparse._SubParsersAction[Parser]") -> None:
     """What comes before a run, and the run."""
     train = known.add_parser("train", help="train as CONFIG.yml says (the word train may be left out)")
     train.add_argument("words", nargs="+", metavar="CONFIG.yml | section.key=value")
+    train.add_argument(
+        "--dry-run", type=int, nargs="?", const=0, metavar="RANKS",
+        help="print steps, memory, time and messages of the run on so many ranks (default: as launched); train nothing",
+    )  # fmt: skip
     resume = known.add_parser("resume", help="go on where a run stopped, on any number of ranks")
     resume.add_argument("run", type=Path, metavar="RUN")
     resume.add_argument("words", nargs="*", default=[], metavar="section.key=value")

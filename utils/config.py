@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from utils import legacy
 from utils.config_docs import document, explain, in_yaml, nested_model
-from utils.errors import UserError, did_you_mean
+from utils.errors import UserError, did_you_mean, visible
 from utils.yaml_text import Values, parse_value, read_yaml, to_yaml
 
 __all__ = ["Composed", "Section", "compose", "diff_keys", "document", "dump", "to_values", "validate"]
@@ -46,7 +46,7 @@ class Composed:
     def locate(self, error: UserError) -> str:
         """The error in one line, with FILE:LINE in front where its place is a key that somebody set."""
         where = self.origin.get(error.place)
-        return f"{where}: {error}" if where else str(error)
+        return visible(f"{where}: {error}") if where else str(error)
 
     def where(self, key: str) -> str:
         """'FILE:LINE' or 'command line' of a dotted key, else of the nearest key around it; empty if there is none."""
@@ -122,9 +122,11 @@ def _merge_file(composed: Composed, path: Path, above: tuple[Path, ...]) -> None
     origin = {key: f"{path}:{line}" for key, line in lines.items()}
     bases = values.pop("base", [])
     for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str):
-            raise UserError(f"{origin['base']}: base", f"{in_yaml(base)} is not a file name")
-        if (path.parent / base).resolve() in chain:
+        try:
+            is_above = (path.parent / base).resolve() in chain
+        except (TypeError, ValueError, RuntimeError):  # not a word, characters that no name has, links in a circle
+            raise UserError(f"{origin['base']}: base", f"{in_yaml(base)} is not a file name") from None
+        if is_above:
             raise UserError(f"{origin['base']}: base", f"{base} leads back to itself")
         _merge_file(composed, path.parent / base, chain)
     if legacy.is_flat(values):

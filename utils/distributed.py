@@ -3,12 +3,9 @@
 Every function with "collective" in its docstring must be called by all ranks; with one process it costs nothing.
 """
 
-import gc
 import os
-import sys
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -69,28 +66,6 @@ def available_backends() -> list[str]:
     """The communication backends that this build of torch has."""
     known = {"gloo": dist.is_gloo_available, "nccl": dist.is_nccl_available, "mpi": dist.is_mpi_available}
     return [name for name, available in known.items() if dist.is_available() and available()]
-
-
-def start(device: torch.device, timeout_seconds: float = 600) -> None:
-    """Join the launcher's process group: nccl beside gloo on CUDA, gloo on the CPU. Collective."""
-    if launched_world() > 1:
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_seconds))
-
-
-def shutdown(code: int) -> None:
-    """End this process in order, with `code`. The caller has dropped its DDP wrappers.
-
-    A live process group lets gloo's threads abort the interpreter after all work is done: it is destroyed first, and
-    the interpreter left without its own teardown. After a failure nobody is waited for.
-    """
-    gc.collect()
-    if dist.is_initialized() and code == 0:
-        dist.barrier()
-        dist.destroy_process_group()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def parallel(module: nn.Module) -> nn.Module:
@@ -194,7 +169,15 @@ def broadcast_object(value: T) -> T:
 
 def any_rank(flag: bool) -> bool:
     """Whether `flag` holds on at least one rank. Collective."""
-    return bool(reduce_sum_(torch.tensor(int(flag))))
+    return start_any(flag)()[0]
+
+
+def start_any(*flags: bool) -> Callable[[], list[bool]]:
+    """Begin `any_rank` of each flag and go on; the returned function waits for the answers. Collective."""
+    if world() == 1:
+        return lambda: list(flags)
+    finish = _start_sum(torch.tensor(flags, dtype=torch.int64))
+    return lambda: finish().bool().tolist()
 
 
 def once_per_machine(work: Callable[[], T]) -> T:

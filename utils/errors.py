@@ -16,7 +16,12 @@ class UserError(Exception):
 
     def __init__(self, place: str, problem: str, remedy: str = "") -> None:
         self.place, self.problem, self.remedy = place, problem, remedy
-        super().__init__(f"{place}: {problem}" + (f"; {remedy}" if remedy else ""))
+        super().__init__(visible(f"{place}: {problem}" + (f"; {remedy}" if remedy else "")))
+
+
+def visible(text: str) -> str:
+    """The text as a terminal may show it: a line break, a control code or a broken character as \\n, \\x1b, \\udcff."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -8,25 +8,35 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
 Bytes = bytes | bytearray | memoryview
 
 
-def write_bytes(path: Path, data: Bytes) -> None:
-    """Replace the file at once: a crash leaves the old content or the new, never a part. The folder must exist."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which replaces `path` when the block has ended well. The folder must exist.
+
+    A crash, or an error in the block, leaves the old content: never a part of the new.
+    """
     beside = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
     _flush_folder(path.parent)
+
+
+def write_bytes(path: Path, data: Bytes) -> None:
+    """Replace the file at once, by `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

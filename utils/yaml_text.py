@@ -10,6 +10,10 @@ from utils.errors import UserError, did_you_mean
 
 Values = dict[str, Any]
 
+MOST_VALUES = 100_000  # aliases of aliases make a few lines stand for more values than any memory holds
+MOST_DIGITS = 300
+KINDS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "str"))
+
 RESOLVERS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F_]+", "-+0123456789"),
@@ -27,6 +31,7 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader whose words follow YAML 1.2: `5e-4` is a float; `no`, `on`, `1:30` and dates are strings."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
+    built = 0  # values so far
 
 
 class _Dumper(yaml.SafeDumper):
@@ -42,9 +47,7 @@ class _Dumper(yaml.SafeDumper):
 for _word, _pattern, _first in RESOLVERS:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_word}", re.compile(f"^(?:{_pattern})$"), _first)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda loader, node: int(node.value.replace("_", ""), 16 if "x" in node.value else 10)
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _int(node.value))
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(node.value))
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
@@ -93,26 +96,28 @@ def _parse(text: str, place: str, lines: dict[str, int] | None) -> Any:
         mark = error.problem_mark or error.context_mark
         where = place if lines is None or mark is None else f"{place}:{mark.line + 1}"
         raise UserError(where, f"not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
         raise UserError(place, f"not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def _build(loader: _Loader, node: yaml.Node, place: str, key: str, lines: dict[str, int]) -> Any:
     """The node as plain dicts, lists, strings, numbers, booleans and None."""
+    loader.built += 1
+    if loader.built > MOST_VALUES:
+        raise UserError(place, f"more than {MOST_VALUES:,} values")
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, place, key, {}) for item in node.value]
     if isinstance(node, yaml.MappingNode):
         return _build_mapping(loader, node, place, key, lines)
-    value = loader.construct_object(node)
-    if not isinstance(value, str | int | float | None):
+    if node.tag not in KINDS:
         raise UserError(f"{place}:{node.start_mark.line + 1}", f"{node.tag} is not a kind of value that a config has")
-    return value
+    return loader.construct_object(node)
 
 
 def _build_mapping(loader: _Loader, node: yaml.MappingNode, place: str, key: str, lines: dict[str, int]) -> Values:
     values: Values = {}
     for key_node, value_node in node.value:
-        name, line = loader.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+        name, line = _build(loader, key_node, place, key, {}), key_node.start_mark.line + 1
         full = f"{key}.{name}" if key else str(name)
         if not isinstance(name, str):
             raise UserError(f"{place}:{line}", f"the key {name!r} is not a word")
@@ -121,6 +126,12 @@ def _build_mapping(loader: _Loader, node: yaml.MappingNode, place: str, key: str
         lines[full] = line
         values[name] = _build(loader, value_node, place, full, lines)
     return values
+
+
+def _int(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"an integer of {len(text):,} digits")
+    return int(text.replace("_", ""), 16 if "x" in text else 10)
 
 
 def _float(text: str) -> float:

@@ -16,12 +16,13 @@ UNLABELLED = "unlabelled"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a set before its files are read; as in `Source`."""
+    """What is known of a set before its files are read; as in `Source`. class_names: () where there are none."""
 
     name: str
     n_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class ArraySource(Source):
         self._truth = torch.from_numpy(np.concatenate(labels).astype(np.int64)) if labels else None
         self.name, self.mean, self.std, self.skipped = facts.name, facts.mean, facts.std, []
         self.n_classes = facts.n_classes if labels else None
+        self._class_names = facts.class_names if labels else ()
         n_all = sum(self._sizes.values())
         self.n_rows = n_all if self._truth is None else len(self._truth)
         self.n_extra = n_all - self.n_rows
@@ -89,6 +91,10 @@ class ArraySource(Source):
     def read_truth(self, rows: Tensor | None = None) -> Tensor | None:
         """(B,) int64, the published class; None of unlabelled images."""
         return self._truth if rows is None or self._truth is None else self._truth[rows]
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The published ones, if there are such and there is truth."""
+        return self._class_names or None
 
     def knn_split(self) -> tuple[Tensor, Tensor] | None:
         """Train rows against test rows where both are there."""

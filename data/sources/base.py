@@ -92,6 +92,10 @@ class Source(ABC):
     def read_truth(self, rows: Tensor | None = None) -> Tensor | None:
         """(B,) int64 class of `rows` (None: of all), -1 = unknown; None without classes. For `evaluation/` alone."""
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """The name of each class by its number; None where they have numbers alone. For `evaluation/` alone."""
+        return None
+
     @abstractmethod
     def knn_split(self) -> tuple[Tensor, Tensor] | None:
         """Rows of the kNN bank and of its queries, int64; None means each row against all others."""

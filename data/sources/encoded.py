@@ -37,12 +37,12 @@ class EncodedImages(Source):
     ) -> None:
         size = config.image_size or default_size
         self._pixels = pixels = open_pixels(listing, config, size)
-        self._names, self._truth, self.n_classes = listing.names, None, None
+        self._names, self._truth, self.n_classes, self._class_names = listing.names, None, None, None
         if listing.labels is not None:
-            classes = sorted({label for label in listing.labels if label})
+            classes = tuple(sorted({label for label in listing.labels if label}))
             numbers = {label: number for number, label in enumerate(classes)}
             truth = [numbers[label] if label else -1 for label in listing.labels]
-            self._truth, self.n_classes = torch.tensor(truth)[pixels.kept], len(classes)
+            self._truth, self.n_classes, self._class_names = torch.tensor(truth)[pixels.kept], len(classes), classes
         self._is_train = None if n_train is None else pixels.kept < n_train
         self.name, self.n_rows, self.image_shape = name, len(pixels.kept), (3, size, size)
         squashed = ", squashed" if config.resize == "squash" else ""
@@ -60,6 +60,10 @@ class EncodedImages(Source):
     def read_truth(self, rows: Tensor | None = None) -> Tensor | None:
         """(B,) int64, -1 where the class is unknown; None if classes are neither published nor asked for."""
         return self._truth if rows is None or self._truth is None else self._truth[rows]
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """The labels as folders or the CSV have them, in sorted order; None without classes."""
+        return self._class_names
 
     def knn_split(self) -> tuple[Tensor, Tensor] | None:
         """Train rows against test rows where there are both."""

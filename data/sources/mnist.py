@@ -36,6 +36,9 @@ FASHION_MNIST = Published(
     },
     ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
 )
+CLOTHES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+)  # fmt: skip
 
 
 def mnist(config: DataConfig) -> Source:
@@ -45,7 +48,7 @@ def mnist(config: DataConfig) -> Source:
 
 def fashion_mnist(config: DataConfig) -> Source:
     """Articles of clothing, (1, 28, 28). Mean and deviation of the train images."""
-    return _open(FASHION_MNIST, Facts("fashion_mnist", 10, (0.2860,), (0.3530,)), config)
+    return _open(FASHION_MNIST, Facts("fashion_mnist", 10, (0.2860,), (0.3530,), CLOTHES), config)
 
 
 def _open(published: Published, facts: Facts, config: DataConfig) -> Source:

@@ -43,6 +43,10 @@ class Remembered(Source):
         """(B,) int64 or None."""
         return self._source.read_truth(rows)
 
+    def class_names(self) -> tuple[str, ...] | None:
+        """As the source itself names them."""
+        return self._source.class_names()
+
     def knn_split(self) -> tuple[Tensor, Tensor] | None:
         """As the source itself is split."""
         return self._source.knn_split()

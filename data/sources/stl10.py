@@ -26,6 +26,7 @@ SPLITS = (*LABELLED_SPLITS, UNLABELLED, f"train+{UNLABELLED}", f"train+test+{UNL
 FILES = {"train": ["train_X.bin", "train_y.bin"], "test": ["test_X.bin", "test_y.bin"], UNLABELLED: ["unlabeled_X.bin"]}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what all published code takes
 SHAPE = (3, 96, 96)
+CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
 def stl10(config: DataConfig) -> Source:
@@ -36,7 +37,7 @@ def stl10(config: DataConfig) -> Source:
     for part, (images, *labels) in parts.items():
         classes = np.fromfile(found[labels[0]], np.uint8) - 1 if labels else None  # 1 to 10 there
         read[part] = Part(_map_images(found[images]), classes)
-    return ArraySource(Facts("stl10", 10, IMAGENET_MEAN, IMAGENET_STD), config.split, read)
+    return ArraySource(Facts("stl10", 10, IMAGENET_MEAN, IMAGENET_STD, CLASSES), config.split, read)
 
 
 def _map_images(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def read_table(file: Path) -> Table:
     if file.suffix.lower() in (".csv", ".tsv"):
         raise UserError(str(file), f"no column named path in its first line '{first_line.strip()[:60]}'", "add one")
     return Table([line for line in text.replace("\r\n", "\n").split("\n") if line.strip()], None)
+
+
+def table_text(rows: Iterable[Sequence[object]]) -> str:
+    """The rows as CSV with \\n behind each; a name with a line break of any kind in it is quoted."""
+    lines: list[str] = []
+
+    class Lines:
+        def write(self, line: str) -> None:
+            lines.append(f"{line[:-2]}\n")
+
+    csv.writer(Lines(), lineterminator="\r\n").writerows(rows)  # it quotes only what its own line ends are made of
+    return "".join(lines)
 
 
 def _read_csv(file: Path, text: str, delimiter: str, header: list[str]) -> Table:

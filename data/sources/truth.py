@@ -9,7 +9,7 @@ from data.listing import Listing
 from data.sources.base import DataConfig
 from data.sources.table import read_table
 from utils import distributed
-from utils.errors import UserError
+from utils.errors import UserError, visible
 
 Labels = list[str | None]
 
@@ -77,4 +77,4 @@ def _from_csv(file: Path, listing: Listing, root: Path) -> Labels:
 
 def _warn(place: str, problem: str, first: str) -> None:
     if distributed.is_main():
-        print(f"warning: {place}: {problem} (the first: {first})", flush=True)
+        print(visible(f"warning: {place}: {problem} (the first: {first})"), flush=True)

@@ -22,7 +22,7 @@ function drawChosen() {
   const facts = [["Cluster", clusterButton(DATA.cluster[found])],
     ["Confidence", (DATA.confidence[found] / 65535).toFixed(3)],
     ["Runner-up", DATA.runnerUp[found] === NONE ? "none" : clusterButton(DATA.runnerUp[found])]];
-  if (DATA.truth) facts.push(["True class", DATA.truth[found] === NONE ? "unknown" : String(DATA.truth[found])]);
+  if (DATA.truth) facts.push(["True class", DATA.truth[found] === NONE ? "unknown" : className(DATA.truth[found])]);
   facts.push(["Row", String(DATA.row[found])]);
   const picture = DATA.thumbnailOf[found] < 0
     ? make("p", { class: "hint" }, "Not in the sample: the page holds no picture of it.") : thumbnail(found, DATA.names[found]);
@@ -43,12 +43,15 @@ function clusterButton(number) {
 }
 
 function drawLegend() {
-  const truth = byId("coloring").value === "truth", sizes = new Map(view.labels.map(({ group, size }) => [group, size]));
+  const truth = byId("coloring").value === "truth", named = truth && DATA.class_names;
+  const sizes = new Map(view.labels.map(({ group, size }) => [group, size]));
   const groups = [...sizes.keys()].sort((one, other) => one - other);
   const buttons = groups.map((group) => make("li", {}, make("button", { type: "button", class: "legend-item",
     "data-group": group, "aria-pressed": "false", click: () => emphasize(view.marks.emphasis === group ? null : group) },
-  swatch(group), make("span", {}, String(group)), make("span", { class: "legend-size" }, whole(sizes.get(group))))));
-  show("legend", make("h3", {}, truth ? "True classes" : "Clusters"), make("ul", { class: "legend" }, buttons));
+  swatch(group), make("span", {}, String(group)),
+  named ? make("span", { class: "legend-name", title: className(group) }, className(group)) : null,
+  make("span", { class: "legend-size" }, whole(sizes.get(group))))));
+  show("legend", make("h3", {}, truth ? "True classes" : "Clusters"), make("ul", { class: named ? "legend named" : "legend" }, buttons));
 }
 
 // One group in colour and the others pale; null: all.

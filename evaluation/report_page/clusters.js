@@ -31,7 +31,7 @@ function card(number) {
   const facts = [`${counted(cluster.size, "image", "images")} (${share(cluster.size / total)})`,
     `mean confidence ${cluster.confidence.toFixed(3)}`];
   if (cluster.classes && cluster.classes.length)
-    facts.push(cluster.classes.map(([name, count]) => `class ${name}: ${share(count / cluster.size)}`).join(", "));
+    facts.push(cluster.classes.map(([name, count]) => `${classWords(name)}: ${share(count / cluster.size)}`).join(", "));
   const head = make("header", {}, make("h3", {}, swatch(number), `Cluster ${number}`),
     make("p", {}, facts.join(" · ")),
     make("button", { type: "button", class: "quiet", click: () => showCluster(number) }, "Show on the map"));
@@ -77,7 +77,7 @@ function matrix({ clusters, counts }) {
     clusters.map((name) => make("th", { scope: "col" }, swatch(name), String(name))), make("th", { scope: "col" }, "all"));
   const rows = counts.map((row, name) => {
     const all = row.reduce((sum, count) => sum + count, 0);
-    return make("tr", {}, make("th", { scope: "row" }, String(name)),
+    return make("tr", {}, make("th", { scope: "row", title: className(name) }, className(name)),
       row.map((count, place) => matrixCell(count, all, place === name)), make("td", { class: "sum" }, whole(all)));
   });
   return make("table", { class: "matrix" }, make("caption", {}, "Images of each class in each cluster"),

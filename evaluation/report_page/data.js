@@ -111,4 +111,5 @@ function swatch(number) {
 }
 
 const clusterName = (number) => (number === NONE ? "no cluster" : `cluster ${number}`);
-const className = (number) => (number === NONE ? "unknown class" : `class ${number}`);
+const className = (number) => (DATA.class_names ? DATA.class_names[number] : String(number));
+const classWords = (number) => (number === NONE ? "unknown class" : `class ${className(number)}`);

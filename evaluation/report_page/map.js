@@ -125,7 +125,7 @@ function point(left, top) {
 }
 
 function groupsOf(found) {
-  return clusterName(DATA.cluster[found]) + (DATA.truth ? ` · ${className(DATA.truth[found])}` : "");
+  return clusterName(DATA.cluster[found]) + (DATA.truth ? ` · ${classWords(DATA.truth[found])}` : "");
 }
 
 function hideTip() {

@@ -1,11 +1,14 @@
 """The benchmark of methods as a program, and the table of made results."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import main
 from benchmarks import methods
 from benchmarks.methods_table import table
 
@@ -80,6 +83,15 @@ def test_what_failed_or_is_missing_stays_visible() -> None:
 def test_a_run_is_written_read_again_and_not_mixed_with_other_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def launch(command: list[str], log: Path) -> str | None:
+        """In this process, which has done the imports."""
+        assert command[:2] == [sys.executable, str(methods.ROOT / "main.py")]
+        try:
+            return None if main.main(command[2:]) == 0 else "failed"
+        finally:
+            torch.use_deterministic_algorithms(True)
+
+    monkeypatch.setattr(methods, "launch", launch)
     command = ["--suite", "digits", "--methods", "byol", "--seeds", "7", "--world", "1", "--folder", str(tmp_path)]
     assert methods.main([*command, *SHORT, "method.bn_groups=1"]) == 0
     [run] = json.loads((tmp_path / "results.json").read_text())["runs"]

@@ -4,12 +4,10 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from data import pixel_cache
+from data import decode_all, pixel_cache
 from data.pixels import open_pixels
 from tests.listings import SIZE, config_for, expected, files, listing_of, make_images, opened, picture
-from tests.ranks import run_ranks
+from tests.ranks import context, run_ranks
 from utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -170,31 +166,29 @@ def test_a_file_that_could_not_be_read_is_tried_again_and_a_damaged_one_is_not(
     assert "can" in capsys.readouterr().err
 
 
+def build_to_the_middle(images: Path, said: Connection) -> None:
+    decode_all.AT_ONCE = 1
+    listing = listing_of(images)
+
+    def read(number: int) -> bytes:
+        if number == 6:
+            said.send("in the middle")
+            time.sleep(600)
+        return listing.read(number)
+
+    open_pixels(replace(listing, read=read), config_for(images.parent / "cache"), SIZE)
+
+
 def test_a_builder_killed_in_the_middle_leaves_nothing_that_is_believed(images: Path) -> None:
-    builder = f"""
-import sys, time
-from dataclasses import replace
-from pathlib import Path
-from data.pixels import open_pixels
-from data.sources.base import DataConfig
-from tests.listings import listing_of
-from data import decode_all
-decode_all.AT_ONCE = 1
-listing = listing_of(Path({str(images)!r}))
-def read(number):
-    if number == 6:
-        print("in the middle", flush=True)
-        time.sleep(600)
-    return listing.read(number)
-config = DataConfig(name="folder", store="cache", cache=Path({str(images.parent / "cache")!r}))
-open_pixels(replace(listing, read=read), config, {SIZE})
-"""
-    process = subprocess.Popen([sys.executable, "-c", builder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        assert process.stdout.readline() == "in the middle\n"
-        process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    apart: Any = context()
+    heard, said = apart.Pipe(duplex=False)
+    process = apart.Process(target=build_to_the_middle, args=(images, said))
+    process.start()
+    said.close()
+    assert heard.recv() == "in the middle"
+    process.kill()
+    process.join(60)
+    heard.close()
     cache = images.parent / "cache"
     assert files(cache, ".npy") + files(cache, ".json") == []
     assert [".npy.tmp." in name for name in os.listdir(cache)].count(True) == 1

@@ -5,10 +5,11 @@ import torch
 
 from data.fetch import Published
 from data.sources.base import DataConfig
-from data.sources.cifar import CIFAR10, CIFAR100, FINE_TO_COARSE
+from data.sources.cifar import CIFAR10, CIFAR100, CLASSES, COARSE, FINE, FINE_TO_COARSE
 from data.sources.digits import Digits
 from data.sources.imagenet_subsets import IMAGENET10, IMAGENET_DOGS
-from data.sources.mnist import FASHION_MNIST, MNIST
+from data.sources.mnist import CLOTHES, FASHION_MNIST, MNIST
+from data.sources.stl10 import CLASSES as STL10_CLASSES
 from data.sources.stl10 import STL10
 from data.sources.svhn import SVHN
 
@@ -28,7 +29,7 @@ FILES = {
         *("bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
     ),
 }
-COARSE = {  # fine classes of each coarse one, by CIFAR-100's numbers
+FINE_OF = {  # fine classes of each coarse one, by CIFAR-100's numbers
     "aquatic mammals": (4, 30, 55, 72, 95), "fish": (1, 32, 67, 73, 91), "flowers": (54, 62, 70, 82, 92),
     "food containers": (9, 10, 16, 28, 61), "fruit and vegetables": (0, 51, 53, 57, 83),
     "household electrical devices": (22, 39, 40, 86, 87), "household furniture": (5, 20, 25, 84, 94),
@@ -69,7 +70,19 @@ def test_files_of_svhn_are_the_published_ones() -> None:
 
 
 def test_coarse_classes_hold_the_fine_ones_of_the_authors() -> None:
-    assert [tuple((number == FINE_TO_COARSE).nonzero()[0]) for number in range(20)] == list(COARSE.values())
+    assert [tuple((number == FINE_TO_COARSE).nonzero()[0]) for number in range(20)] == list(FINE_OF.values())
+
+
+def test_classes_have_the_names_of_the_authors() -> None:
+    assert tuple(FINE_OF) == COARSE
+    assert list(FINE) == sorted(FINE) and len(set(FINE)) == 100
+    people, trees = ([FINE[number] for number in FINE_OF[name]] for name in ("people", "trees"))
+    assert people == ["baby", "boy", "girl", "man", "woman"]
+    assert trees == ["maple tree", "oak tree", "palm tree", "pine tree", "willow tree"]
+    assert (CLASSES[1], CLASSES[6], STL10_CLASSES[2], STL10_CLASSES[7]) == ("automobile", "frog", "car", "monkey")
+    assert list(CLASSES) == sorted(CLASSES) and list(STL10_CLASSES) == sorted(STL10_CLASSES)
+    assert len(CLASSES) == len(STL10_CLASSES) == len(CLOTHES) == 10
+    assert (CLOTHES[0], CLOTHES[9]) == ("T-shirt/top", "ankle boot")
 
 
 def test_imagenet_subsets_are_those_of_dac() -> None:

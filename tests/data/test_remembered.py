@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 def made(config: DataConfig) -> Source:
     """7 train and 5 test rows with classes, 11 rows without, of (3, 4, 6)."""
-    facts = Facts("made", 3, (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6))
+    facts = Facts("made", 3, (0.1, 0.2, 1 / 3), (0.4, 0.5, 0.6), ("a", "b", "c"))
     images = torch.arange(23 * 72).to(torch.uint8).view(23, 3, 4, 6).numpy()
     classes = (torch.arange(12) % 3).numpy()
     parts = {"train": Part(images[:7], classes[:7]), "test": Part(images[7:12], classes[7:])}
@@ -34,6 +34,7 @@ def test_facts_come_through_json_and_looks_are_those_of_the_source(monkeypatch: 
     assert torch.equal(remembered.read(rows), source.read(rows))
     assert remembered.path(9) == "test/00002"
     assert torch.equal(remembered.read_truth(rows), source.read_truth(rows))
+    assert remembered.class_names() == ("a", "b", "c")
     assert [part.tolist() for part in remembered.knn_split()] == [list(range(7)), list(range(7, 12))]
     assert opened == [config]
 

@@ -43,13 +43,17 @@ def test_the_way_up_is_no_class_folder() -> None:
     assert parent_folders(["../a.jpg", "../cat/b.jpg", "c.jpg"]) == [None, "cat", None]
 
 
-def test_a_source_numbers_the_classes_of_its_rows_and_shows_them_in_read_truth_alone(photos: Path) -> None:
+def test_a_source_numbers_the_classes_of_its_rows_and_shows_them_and_their_names_where_truth_is_read(
+    photos: Path,
+) -> None:
     source, unasked = open_source(config(photos, "folders")), open_source(config(photos, "none"))
     assert source.read_truth().tolist() == [-1, 0, 1, 3]
     assert source.n_classes == 4
+    assert source.class_names() == ("cat", "dog", "owl", "small") and unasked.class_names() is None
     assert torch.equal(source.read(), unasked.read())
     public = {name for name in dir(source) if not name.startswith("_")}
     assert {name for name in public if "label" in name or "truth" in name or "class" in name} == {
+        "class_names",
         "n_classes",
         "read_truth",
     }

@@ -9,8 +9,9 @@ from evaluation.linear import linear
 from evaluation.linear_settings import LinearSettings, load_linear, open_protocol
 from tests.runs import tiny_settings
 from training.begin import new_run
-from training.checkpoint import save_checkpoint
+from training.checkpoint import snapshot, write_checkpoint
 from training.run_dir import create_run
+from utils.clock import Clock
 
 CPU = torch.device("cpu")
 EXACT = ["optim.precision=fp64", "optim.epochs=3", "optim.global_batch=96"]
@@ -24,7 +25,9 @@ def untrained_run(folder: Path) -> Path:
         for parameter in made.method.final_encoder.parameters():
             parameter.mul_(1.5)
     directory = create_run(folder, "own", "own", settings.to_yaml())
-    save_checkpoint(directory.checkpoints, made.method, made.optimizer, None, 66, 3, settings.to_yaml())
+    write_checkpoint(
+        directory.checkpoints, snapshot(made.method, made.optimizer, None, Clock(66, 22, 3), settings.to_yaml())
+    )
     return directory.path
 
 

@@ -16,8 +16,9 @@ from tests.ranks import run_ranks
 from tests.runs import tiny_settings
 from torch_clustering.choose_k import ChoiceOfK, ScoresOfK
 from training.begin import new_run
-from training.checkpoint import save_checkpoint
+from training.checkpoint import snapshot, write_checkpoint
 from training.run_dir import RunDirectory, create_run
+from utils.clock import Clock
 from utils.errors import UserError
 
 
@@ -64,20 +65,28 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     )  # fmt: skip
     run = new_run(settings, torch.device("cpu"))
     directory = create_run(folder, "begun", "begun", settings.to_yaml())
-    save_checkpoint(directory.checkpoints, run.method, run.optimizer, None, 0, 0, settings.to_yaml())
+    write_checkpoint(
+        directory.checkpoints, snapshot(run.method, run.optimizer, None, Clock(0, 28, 3), settings.to_yaml())
+    )
     return directory
 
 
-def test_a_run_is_told_its_k_in_a_table_a_plot_and_json(
-    begun: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    choice = sweep_k(begun.path, "2,3", tmp_path / "new folder")
-    report = json.loads((tmp_path / "new folder" / "sweep_k.json").read_text())
+@pytest.fixture(scope="module")
+def alone(begun: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> tuple[ChoiceOfK, str, Path]:
+    """What one process chooses, says, and the folder that it made for it."""
+    out, said = tmp_path_factory.mktemp("alone") / "new folder", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        choice = sweep_k(begun.path, "2,3", out)
+    return choice, said.getvalue(), out
+
+
+def test_a_run_is_told_its_k_in_a_table_a_plot_and_json(alone: tuple[ChoiceOfK, str, Path]) -> None:
+    choice, printed, out = alone
+    report = json.loads((out / "sweep_k.json").read_text())
     assert [row["n_clusters"] for row in report["scores"]] == [2, 3]
     assert (report["n_clusters"], report["reason"]) == (choice.n_clusters, choice.reason)
-    with Image.open(tmp_path / "new folder" / "sweep_k.png") as picture:
+    with Image.open(out / "sweep_k.png") as picture:
         assert picture.size == (3 * 480, 2 * 320)  # six scores
-    printed = capsys.readouterr().out
     assert f"K = {choice.n_clusters}: {choice.reason}" in printed and choice.doubt in printed
     assert "digits: test, 360 rows; encoder, epoch 0\n" in printed
 
@@ -110,16 +119,18 @@ def swept(rank: int, world: int, path: Path, out: Path) -> tuple[str, list[dict[
     """What this rank says, and the scores; the group of ranks is there already."""
     said = io.StringIO()
     with patch("evaluation.choose_k.start", lambda run: torch.device("cpu")), contextlib.redirect_stdout(said):
-        choice = sweep_k(path, "2:4", out)
+        choice = sweep_k(path, "2,3", out)
     return said.getvalue(), [asdict(row) for row in choice.scores]
 
 
-def test_two_ranks_sweep_a_run_as_one_does_and_say_it_once(begun: RunDirectory, tmp_path: Path) -> None:
-    [(said, scores)] = run_ranks(1, swept, begun.path, tmp_path)
-    two = run_ranks(2, swept, begun.path, tmp_path)
+def test_two_ranks_sweep_a_run_as_one_does_and_say_it_once(
+    begun: RunDirectory, alone: tuple[ChoiceOfK, str, Path]
+) -> None:
+    choice, said, out = alone
+    two = run_ranks(2, swept, begun.path, out)
     assert [words for words, _ in two] == [said, ""]
     for _, found in two:
-        assert found == [pytest.approx(row, rel=1e-9) for row in scores]
+        assert found == [pytest.approx(asdict(row), rel=1e-9) for row in choice.scores]
 
 
 def chosen(rank: int, world: int) -> tuple[int, list[float], str]:
@@ -130,7 +141,7 @@ def chosen(rank: int, world: int) -> tuple[int, list[float], str]:
 
 
 def test_two_ranks_choose_what_one_chooses() -> None:
-    [one], two = run_ranks(1, chosen), run_ranks(2, chosen)
+    one, two = chosen(0, 1), run_ranks(2, chosen)
     assert two[0] == two[1]
     assert two[0][0] == one[0] == 5 and two[0][2] == one[2]
     assert two[0][1] == pytest.approx(one[1], rel=1e-9)

@@ -51,7 +51,7 @@ def test_differences_scores_and_speed_stand_side_by_side(tmp_path: Path, capsys:
     [loss, _] = panels([read_record(RunDirectory(one))])
     assert loss.lines[0].points == [(0.5, 2.0), (1.5, 1.0)]  # NaN is no point
     with Image.open(tmp_path / "both.png") as picture:
-        assert picture.size == (2 * 480, 320 + 16)  # loss and ACC, of one run
+        assert picture.size == (2 * 480, 320 + 16 + 8)  # loss and ACC, of one run
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["one", "two"] in lines and ["optim.learning_rate", "0.1", "0.2"] in lines
     assert ["clusters:", "acc", "0.9688", "-"] in lines

@@ -19,9 +19,8 @@ from evaluation.export_contents import BATCHES, Contents, to_cpu
 from evaluation.export_graph import make_posterior, write_onnx, write_torch_export
 from evaluation.export_weights import write_safetensors, write_timm
 from models.parts.centers import memberships
-from tests.runs import tiny_run
+from tests.runs import save, tiny_run
 from training.embed import embed_shard
-from training.loop import save
 from training.run_dir import create_run
 from utils.compat import prepare_torchvision
 from utils.errors import UserError

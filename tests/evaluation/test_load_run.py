@@ -16,9 +16,9 @@ from evaluation.load_run import LoadedRun, load_run
 from evaluation.predict import assign_rows, write_assignments, write_table
 from tests.data.pictures import encoded, picture, with_exif
 from tests.listings import fill
-from tests.runs import tiny_run
+from tests.runs import save, tiny_run
 from training.log import Log
-from training.loop import save, train
+from training.loop import train
 from training.run_dir import create_run
 from utils.errors import UserError
 

@@ -24,8 +24,11 @@ def test_each_line_is_drawn_in_its_place_and_color(tmp_path: Path) -> None:
     flat = Panel("flat", "x", [Line("", [(3.0, 2.0)])], mark=3.0)
     draw(tmp_path / "curves.png", [Panel("one", "x", [rising, falling]), flat])
     with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.size == (2 * 480, 320 + 2 * 16)
+        assert picture.size == (2 * 480, 320 + 8 + 2 * 16)
         pixels = picture.load()
+        middle = (78 + 480 - 14) // 2
+        dark = [y for y in range(300, 352) for x in range(middle - 9, middle + 9) if pixels[x, y] != (255, 255, 255)]
+        assert dark and max(dark) < 318 and pixels[90, 328] == color(COLORS[0])  # the axis's name, room, the legend
         lower_left, upper_left = (78, 320 - 42), (78, 34)
         assert pixels[480 + (78 + 480 - 14) // 2, 300 - 42] == color(MARK)
         assert pixels[lower_left] == color(COLORS[0]) and pixels[upper_left] == color(COLORS[1])

@@ -15,7 +15,6 @@ import torch
 
 import main
 from evaluation import report, report_rows
-from evaluation.evaluate import evaluate
 from evaluation.report import report_at_end, write_report
 from evaluation.report_html import as_script
 from evaluation.report_map import principal_plane
@@ -43,12 +42,10 @@ def trained(folder: Path, method: str = "propos", *, epochs: int = 1, stop: int 
     return run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture
+def run(judged_run: Run) -> Run:
     """A run that has ended and was evaluated."""
-    made = trained(tmp_path_factory.mktemp("runs"))
-    evaluate(made)
-    return made
+    return judged_run
 
 
 @pytest.fixture
@@ -111,9 +108,11 @@ def test_the_page_asks_for_nothing_from_elsewhere_and_runs_no_script_but_its_own
 def test_names_from_files_stay_data(run: Run, tmp_path: Path, flat: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.directory is not None
     monkeypatch.setattr(run.source, "path", lambda row: NAME if row == 2 else "</script><b>@@script@@\udcff")
+    monkeypatch.setattr(run.source, "class_names", lambda: (NAME, *["</script>\udcff"] * 9))
     (run.directory.path / "skipped.csv").write_text(f"path,reason\n{NAME},<script>alert(1)</script>\n")
     text, data = page_of(run, tmp_path)
     (run.directory.path / "skipped.csv").unlink()
+    assert data["class_names"][:2] == [NAME, "</script>\udcff"]
     assert column(data, "names")[1:3] == ["</script><b>@@script@@\udcff", NAME]
     assert data["skipped"] == {"total": 1, "files": [[NAME, "<script>alert(1)</script>"]]}
     assert "<img" not in text and "onerror=alert(1)>" not in text and text.count("</script>") == 2
@@ -129,7 +128,10 @@ def test_without_truth_nothing_is_said_of_classes(
 ) -> None:
     monkeypatch.setattr(run.source, "read_truth", lambda rows=None: None)
     _, data = page_of(run, tmp_path)
-    assert data["confusion"] is None and data["columns"]["truth"] is None and "classes" not in data["clusters"][0]
+    assert (
+        data["confusion"] is data["columns"]["truth"] is data["class_names"] is None
+        and "classes" not in data["clusters"][0]
+    )
 
 
 def test_an_empty_cluster_has_a_size_and_no_pictures(run: Run, tmp_path: Path, flat: None) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,9 @@ import pytest
 import torch
 
 from evaluation import report
-from evaluation.evaluate import evaluate
 from evaluation.report_map import principal_plane
-from tests.runs import tiny_run
-from training.log import Log
-from training.loop import train
-from training.run_dir import create_run
+from training.build import Run
+from training.run_dir import RunDirectory
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -24,21 +22,19 @@ NAME = "<img src=x onerror=alert(1)>.png"
 
 
 @pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a run on the 360 test rows of the digits; row 7 has an evil name."""
+def page_file(judged_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run on the 360 test rows of the digits; row 7 has an evil name, and so have a class and the run."""
     folder = tmp_path_factory.mktemp("runs")
-    run = tiny_run("propos", optim__epochs=2, data__split="test")
-    run.directory = create_run(folder, "<b>run", "test", run.settings.to_yaml())
-    with Log(run.settings.log, run.directory.path, run.facts()) as log:
-        for _ in train(run, log):
-            pass
-    evaluate(run)
-    (run.directory.path / "skipped.csv").write_text(f"path,reason\n{NAME},no image\n")
+    assert judged_run.directory is not None
+    shutil.copytree(judged_run.directory.path, folder / "<b>run")
+    run = replace(judged_run, directory=(directory := RunDirectory(folder / "<b>run")))
+    (directory.path / "skipped.csv").write_text(f"path,reason\n{NAME},no image\n")
     path = run.source.path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.source, "path", lambda row: NAME if row == 7 else path(row))
+        patch.setattr(run.source, "class_names", lambda: (NAME, *map(str, range(1, 9)), "nine " * 40))
         patch.setattr(report, "lay_out", lambda features, seed: (principal_plane(features), "PCA"))
-        report.write_report(run, run.directory, folder / "page.html")
+        report.write_report(run, directory, folder / "page.html")
     return folder / "page.html"
 
 
@@ -204,6 +200,10 @@ def test_classes_colour_the_map_and_the_switch_changes_the_scheme(browser: Any, 
     with Opened(browser, page_file) as page:
         page.locator("#coloring").select_option("truth")
         assert page.locator("#legend h3").inner_text() == "True classes"
+        assert page.locator(".legend-name").first.inner_text() == NAME
+        assert page.locator(".matrix tbody th").first.inner_text() == NAME
+        assert page.evaluate("document.documentElement.scrollWidth") == 1440  # a long name is cut
+        assert page.locator(".legend-size").last.bounding_box()["height"] < 25  # and leaves room for the number
         page.evaluate("showCluster(4)")
         assert page.evaluate("[view.marks.emphasis, view.groups === DATA.cluster]") == [4, True]
         for paper in ("rgb(252, 252, 250)", "rgb(20, 22, 24)", "rgb(252, 252, 250)"):

@@ -18,8 +18,9 @@ from evaluation.transfer import answer, ask, with_images
 from tests.ranks import run_ranks
 from tests.runs import tiny_settings
 from training.begin import new_run, open_run
-from training.checkpoint import save_checkpoint
+from training.checkpoint import snapshot, write_checkpoint
 from training.run_dir import RunDirectory, create_run
+from utils.clock import Clock
 from utils.errors import UserError
 
 CPU = torch.device("cpu")
@@ -49,7 +50,9 @@ def finished(folder: Path, name: str, method: str = "simclr", **changes: Any) ->
     directory.describe_images(run.source)
     if method == "simclr":
         run.state = scored_state(run, None, run.clock)
-    save_checkpoint(directory.checkpoints, run.method, run.optimizer, run.state, 84, 3, settings.to_yaml())
+    write_checkpoint(
+        directory.checkpoints, snapshot(run.method, run.optimizer, run.state, Clock(84, 28, 3), settings.to_yaml())
+    )
     return directory
 
 

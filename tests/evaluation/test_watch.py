@@ -109,9 +109,12 @@ def test_once_draws_once_on_a_terminal_too(tmp_path: Path, screen: Screen) -> No
     assert "\x1b" not in screen.getvalue() and "loss  2" in screen.getvalue()
 
 
-def test_where_the_terminal_speaks_no_unicode_everything_is_ascii(tmp_path: Path, screen: Screen) -> None:
+def test_where_the_terminal_speaks_no_unicode_everything_is_ascii(
+    tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a short path: a line ends where the terminal does
     screen.encoding = "ascii"
-    watch(made(tmp_path / "läuft", ROWS), 5, once=True)
+    watch(made(Path("läuft"), ROWS), 5, once=True)
     assert screen.getvalue().isascii() and "l?uft\n" in screen.getvalue()
     assert "#" in screen.getvalue() and "'" in screen.getvalue()
 
@@ -120,7 +123,8 @@ def test_where_the_terminal_speaks_no_unicode_everything_is_ascii(tmp_path: Path
 def test_a_terminal_is_drawn_in_place_until_the_run_has_ended(
     tmp_path: Path, screen: Screen, monkeypatch: pytest.MonkeyPatch, status: str, error: str | None
 ) -> None:
-    path = made(tmp_path / "run", ROWS)
+    monkeypatch.chdir(tmp_path)
+    path = made(Path("run"), ROWS)
     end = {"status": status, "step": 40, "time": 2000.0} | ({"error": error} if error else {})
     slept = sleeping(
         monkeypatch,

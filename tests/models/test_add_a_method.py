@@ -28,7 +28,9 @@ def two_losses(rank: int, world: int, changes: dict[str, object]) -> list[float]
     parallel = distributed.parallel(run.method)
     batches, losses = run.feed.rest_of_epoch(run.clock, None), []
     for _ in range(2):
-        parts, _ = train_step(parallel, run.method, run.optimizer, batches, None, run.clock, run.settings.optim)
+        parts, _ = train_step(
+            parallel, run.method, run.optimizer, batches, None, run.clock, run.settings.optim, run.guard
+        )
         losses.append(float(distributed.mean_over_ranks_(parts["loss"])))
     return losses
 

@@ -19,7 +19,7 @@ from utils.errors import UserError
 def one_step(run: Run, state: ClusterState | None) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     run.method.train()
     batches = run.feed.rest_of_epoch(run.clock, state)
-    return train_step(run.method, run.method, run.optimizer, batches, state, run.clock, run.settings.optim)
+    return train_step(run.method, run.method, run.optimizer, batches, state, run.clock, run.settings.optim, run.guard)
 
 
 def state_of(run: Run) -> ClusterState:

@@ -17,7 +17,8 @@ from models.parts.centers import EStepConfig
 from models.parts.encoders import EncoderConfig, build_encoder
 from models.parts.weight_files import read_tensors
 from models.parts.weights import fit, load_encoder_weights
-from training.checkpoint import save_checkpoint
+from training.checkpoint import snapshot, write_checkpoint
+from utils.clock import Clock
 from utils.compat import prepare_torchvision
 from utils.errors import UserError
 from utils.group_batchnorm import convert_batchnorm
@@ -85,7 +86,7 @@ def test_own_checkpoints_give_their_online_encoder_from_the_run_folder_too(tmp_p
     convert_batchnorm(method, 1)
     nn.init.zeros_(method.target[0][0].weight)
     optimizer = torch.optim.SGD(method.parameters(), 0.1, momentum=0.9)
-    path = save_checkpoint(tmp_path / "checkpoints", method, optimizer, None, 3, 1, "")
+    path = write_checkpoint(tmp_path / "checkpoints", snapshot(method, optimizer, None, Clock(3, 3, 1), ""))
     for given in (tmp_path, path, tmp_path / "checkpoints" / "last.pt"):
         encoder = fresh("tiny")
         lines = start(encoder, given)

@@ -11,8 +11,9 @@ from models.parts.encoders import ENCODERS
 from tests.runs import tiny_run, tiny_settings
 from training.begin import open_run
 from training.build import Run, build_run, restore_run
-from training.checkpoint import save_checkpoint
+from training.checkpoint import snapshot, write_checkpoint
 from training.run_dir import RunDirectory
+from utils.clock import Clock
 from utils.errors import UserError
 
 PLUGIN = """
@@ -91,7 +92,9 @@ def test_a_checkpoint_with_another_optimiser_is_refused_to_go_on_with_and_read_o
     run = tiny_run("byol")
     run.directory = RunDirectory(tmp_path)
     other = torch.optim.SGD(run.method.parameters(), lr=1.0)
-    save_checkpoint(tmp_path / "checkpoints", run.method, other, None, 5, 1, run.settings.to_yaml())
+    write_checkpoint(
+        tmp_path / "checkpoints", snapshot(run.method, other, None, Clock(5, 5, 1), run.settings.to_yaml())
+    )
     with pytest.raises(UserError, match="its optimiser is that of another version"):
         restore_run(run, run.directory)
     restore_run(run, run.directory, goes_on=False)

@@ -97,7 +97,9 @@ def test_rows_without_a_place_in_the_clusters_train_first_and_see_no_state(half_
     batches = run.feed.rest_of_epoch(run.clock, state)
     run.method.train()
     for phase in [UNLABELLED] * 12 + ["train"]:
-        losses, _ = train_step(run.method, run.method, run.optimizer, batches, state, run.clock, run.settings.optim)
+        losses, _ = train_step(
+            run.method, run.method, run.optimizer, batches, state, run.clock, run.settings.optim, run.guard
+        )
         assert ("scattering" in losses) == (phase == "train")
 
 
