@@ -12,17 +12,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks.faults import WORDS, contents, differing, finish, status_of, tell
-from benchmarks.launched import ROOT, children, wait_for
+from benchmarks.launched import ROOT, WORDS, Row, children, contents, differing, finish, status_of, tell, wait_for
 from utils.doctor import environment
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 SAFE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 NAMESPACES = ("emblem0", "emblem1")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-Row = dict[str, Any]
 Agent = subprocess.Popen[str]
 
 

@@ -14,16 +14,31 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.launched import ROOT, TINY, TWO_RANKS, alive, children, rank_of, wait_for
+from benchmarks.launched import (
+    ROOT,
+    TWO_RANKS,
+    WORDS,
+    Row,
+    alive,
+    children,
+    contents,
+    differing,
+    finish,
+    rank_of,
+    status_of,
+    tell,
+    wait_for,
+)  # fmt: skip
+from training.begin import new_run
+from training.checkpoint import load_checkpoint, snapshot, write_checkpoint
+from training.settings import load_settings
+from utils.config import compose
 from utils.doctor import environment
 from utils.errors import UserError
 
-Row = dict[str, Any]
-WORDS = [*TINY, "method.bn_groups=2", "data.split=test", "optim.epochs=12", "run.checkpoint_minutes=1e-9"]  # 60 steps
 PLUGIN = f"run.plugins=[{ROOT}/benchmarks/fault_plugin.py]"
 RESTARTS = [*TWO_RANKS, "--max-restarts=3"]
 
@@ -142,6 +157,26 @@ def stopped(n: int, seed: int, folder: Path) -> list[Row]:
     return rows
 
 
+def stall(n: int, seed: int, folder: Path) -> list[Row]:
+    """How long training waits for a save: the copy alone, against the copy and the file; BYOL on ResNet-18."""
+    words = ["encoder.name=resnet18", "method.hidden_dim=4096", "method.projection_dim=256", "run.seed=0"]
+    composed = compose([ROOT / "config" / "digits_byol.yml"], words)
+    run = new_run(load_settings(composed, 1), torch.device("cpu"))
+    for group in run.optimizer.param_groups:  # as after a first step
+        for parameter in group["params"]:
+            run.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    rows = []
+    for _ in range(n):
+        began = time.monotonic()
+        taken = snapshot(run.method, run.optimizer, None, run.clock, "")
+        copied = time.monotonic()
+        path = write_checkpoint(folder / "stall", taken)
+        size = path.stat().st_size / 2**20
+        rows.append({"MiB": size, "copy s": copied - began, "copy and write s": time.monotonic() - began})
+        tell(rows[-1])
+    return rows
+
+
 def begin(launcher: list[str], folder: Path, *words: str, more: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """main.py with the words of all runs here, in `folder`; what it says goes into a file there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,15 +185,6 @@ def begin(launcher: list[str], folder: Path, *words: str, more: dict[str, str] |
             [*launcher, "main.py", *WORDS, f"run.folder={folder}", *words], cwd=ROOT, stdout=out, text=True,
             stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
         )  # fmt: skip
-
-
-def finish(program: subprocess.Popen[str]) -> int | str:
-    """Its exit code, or that it hung."""
-    try:
-        return program.wait(timeout=180)
-    except subprocess.TimeoutExpired:
-        program.kill()
-        return "hung"
 
 
 def said(program: subprocess.Popen[str]) -> list[str]:
@@ -176,34 +202,8 @@ def whole(folder: Path) -> Path:
     return folder / "whole" / "run"
 
 
-def contents(run: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a run's newest checkpoint, by its place in it."""
-    found: dict[str, torch.Tensor] = {}
-
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, torch.Tensor):
-            found[name] = value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{name}.{key}")
-        elif isinstance(value, list | tuple):
-            for place, inner in enumerate(value):
-                walk(inner, f"{name}.{place}")
-
-    walk(torch.load(run / "checkpoints" / "last.pt", weights_only=True), "")
-    return found
-
-
-def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
-    """Names of tensors that are not bit for bit the same in both."""
-    names = first.keys() | second.keys()
-    return sorted(n for n in names if n not in first or n not in second or not torch.equal(first[n], second[n]))
-
-
 def loads(run: Path) -> Row:
     """Whether the newest checkpoint of a run can be read, and the step it stands at."""
-    from training.checkpoint import load_checkpoint
-
     told: list[str] = []
     try:
         step = load_checkpoint(run / "checkpoints", torch.device("cpu"), told.append)["step"]
@@ -219,12 +219,6 @@ def has_moved(run: Path) -> bool:
     return bool(lines) and '"header"' not in lines[-1]
 
 
-def status_of(run: Path) -> str:
-    """What status.json says, if it is there."""
-    path = run / "status.json"
-    return str(json.loads(path.read_text())["status"]) if path.is_file() else "not begun"
-
-
 def kill(launcher: int, rank: int) -> None:
     """SIGKILL of a rank, if it is still there."""
     try:
@@ -233,19 +227,9 @@ def kill(launcher: int, rank: int) -> None:
         return
 
 
-def tell(row: Row) -> None:
-    """One line."""
-    print(
-        "  ".join(
-            f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
-        )
-    )
-    sys.stdout.flush()
-
-
 WHAT: dict[str, tuple[Callable[[int, int, Path], list[Row]], int]] = {
     "kills": (kills, 20), "saves": (saves, 30), "signals": (signals, 10), "exits": (exits, 20),
-    "launchers": (launchers, 5), "stopped": (stopped, 2),
+    "launchers": (launchers, 5), "stopped": (stopped, 2), "stall": (stall, 5),
 }  # fmt: skip
 
 

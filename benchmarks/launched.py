@@ -1,13 +1,16 @@
 """main.py as a program: under torchrun, with its ranks found, and waited for by what it says."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
 
 ROOT = Path(__file__).parent.parent
 DIGITS = "config/digits_propos.yml"
@@ -18,6 +21,8 @@ TINY = [
 ]  # fmt: skip
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 TWO_RANKS = [*TORCHRUN, "--nproc_per_node=2"]
+WORDS = [*TINY, "method.bn_groups=2", "data.split=test", "optim.epochs=12", "run.checkpoint_minutes=1e-9"]  # 60 steps
+Row = dict[str, Any]  # of a table of faults
 
 
 class Done(NamedTuple):
@@ -97,3 +102,52 @@ def wait_for(holds: Callable[[], bool], seconds: float = 60) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def finish(program: subprocess.Popen[str]) -> int | str:
+    """Its exit code, or that it hung."""
+    try:
+        return program.wait(timeout=180)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        return "hung"
+
+
+def contents(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's newest checkpoint, by its place in it."""
+    found: dict[str, torch.Tensor] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}")
+        elif isinstance(value, list | tuple):
+            for place, inner in enumerate(value):
+                walk(inner, f"{name}.{place}")
+
+    walk(torch.load(run / "checkpoints" / "last.pt", weights_only=True), "")
+    return found
+
+
+def differing(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that are not bit for bit the same in both."""
+    names = first.keys() | second.keys()
+    return sorted(n for n in names if n not in first or n not in second or not torch.equal(first[n], second[n]))
+
+
+def status_of(run: Path) -> str:
+    """What status.json says, if it is there."""
+    path = run / "status.json"
+    return str(json.loads(path.read_text())["status"]) if path.is_file() else "not begun"
+
+
+def tell(row: Row) -> None:
+    """One line."""
+    print(
+        "  ".join(
+            f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
+        )
+    )
+    sys.stdout.flush()

@@ -11,12 +11,15 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from utils.distributed import launched_world, world
-from utils.errors import UserError
+from utils.distributed import launched_world
 from utils.heartbeat import Heartbeat
 
 SILENCE_SECONDS = 45.0  # a rank without a sign of life for this long is named, and the job ends
 _heartbeat: Heartbeat | None = None
+
+
+class MissingRanks(Exception):  # noqa: N818
+    """Ranks that were launched did not come."""
 
 
 def join(device: torch.device, timeout_seconds: float = 600, lost: Callable[[str], None] = lambda text: None) -> None:
@@ -24,7 +27,7 @@ def join(device: torch.device, timeout_seconds: float = 600, lost: Callable[[str
 
     timeout_seconds: how long a collective waits for the slowest rank. lost: called with one line, in another thread,
     when a rank is stopped, dead or cut off; this process ends right after.
-    Raises UserError when ranks do not arrive in time, with their numbers.
+    Raises MissingRanks, with their numbers, when ranks do not come in time.
     """
     global _heartbeat
     if launched_world() == 1:
@@ -70,7 +73,9 @@ def part(code: int) -> None:
 def lost_another(error: Exception) -> str | None:
     """A line on an error that means that another rank does not answer; None for any other error."""
     text = " ".join(str(error).split())
-    if world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "NCCL" in text):
+    if isinstance(error, MissingRanks):
+        return text
+    if launched_world() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "NCCL" in text):
         return None
     where = f"; {_heartbeat.whereabouts()}" if _heartbeat is not None and _heartbeat.last else ""
     return f"another rank has left or does not answer{where} ({text[:120]})"
@@ -100,8 +105,8 @@ def _wait_for_all(store: dist.Store, rank: int, timeout: timedelta) -> None:
         store.wait(names, timeout)
     missing = [other for other, name in enumerate(names) if not store.check([name])]
     if missing:
-        problem = f"no sign of rank {', '.join(map(str, missing))} within {timeout.total_seconds():.0f} s"
-        raise UserError("run.timeout_seconds", problem, "see what became of it, or wait longer")
+        told = ", ".join(map(str, missing))
+        raise MissingRanks(f"of {launched_world()} ranks no sign of {told} in {timeout.total_seconds():.0f} s")
 
 
 def _speak(text: str) -> None:
