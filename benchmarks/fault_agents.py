@@ -1,6 +1,6 @@
 """Two torchrun agents as two nodes, on loopback or in two network namespaces, with ranks, agents and wires cut.
 
-`python -m benchmarks.fault_agents --out agents.json`; namespaces need root and `ip`.
+`python benchmarks/fault_agents.py --out agents.json`; namespaces need root and `ip`.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.launched import ROOT, WORDS, Row, children, contents, differing, finish, status_of, tell, wait_for
 from utils.doctor import environment

@@ -1,4 +1,4 @@
-"""Breaks runs on purpose and counts what becomes of them: `python -m benchmarks.faults kills saves --out faults.json`.
+"""Breaks runs on purpose and counts what becomes of them: `python benchmarks/faults.py kills saves --out faults.json`.
 
 Runs of a tiny encoder on the digits, two ranks under torchrun, each against the same run undisturbed. Linux only.
 """
@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.launched import (
     ROOT,

@@ -205,6 +205,14 @@ def test_resolved_config_reproduces_the_run(whole: Path, tmp_path: Path) -> None
     assert (tmp_path / "second" / "assignments.csv").read_text() == (whole / "assignments.csv").read_text()
 
 
+def test_a_dry_run_tells_what_a_run_would_take_and_writes_nothing(tmp_path: Path) -> None:
+    done = call(*TINY, "--dry-run", "4", "method.bn_groups=4", f"run.folder={tmp_path}/runs")
+    assert done.code == 0, done.err
+    assert "propos on digits (train+test, 1,797 rows), 4 ranks; nothing is trained" in done.out
+    assert "28 x 3 epochs = 84" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_debug_writes_nothing(tmp_path: Path) -> None:
     done = call(DIGITS, "run.debug=true", f"run.folder={tmp_path}/runs")
     assert done.code == 0, done.err
