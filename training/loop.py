@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+from torch.profiler import profile
+
 from models.state import ClusterState
 from training.build import Run
 from training.embed import embed_shard
 from training.interrupts import Interrupts, Preempted
 from training.log import Log
 from training.narrator import Narrator
+from training.profile import profiled
 from training.saver import Saver
 from training.step import train_step
 from utils import distributed
@@ -33,9 +36,9 @@ def train(run: Run, log: Log) -> Iterator[Epoch]:
     Raises Preempted, after a checkpoint, when a signal told one of the ranks to leave.
     """
     narrator, saver = Narrator(run, log), Saver(run, log)
-    with Interrupts(run.settings.run.checkpoint_minutes) as interrupts:
+    with Interrupts(run.settings.run.checkpoint_minutes) as interrupts, profiled(run) as profiler:
         try:
-            yield from _epochs(run, narrator, saver, interrupts)
+            yield from _epochs(run, narrator, saver, interrupts, profiler)
         except Preempted:
             saver.save()
             saver.finish()
@@ -46,7 +49,9 @@ def train(run: Run, log: Log) -> Iterator[Epoch]:
         saver.finish()
 
 
-def _epochs(run: Run, narrator: Narrator, saver: Saver, interrupts: Interrupts) -> Iterator[Epoch]:
+def _epochs(
+    run: Run, narrator: Narrator, saver: Saver, interrupts: Interrupts, profiler: profile | None
+) -> Iterator[Epoch]:
     method, keep_every = run.method, run.settings.run.keep_every_epochs
     parallel = distributed.parallel(method)
 
@@ -67,6 +72,8 @@ def _epochs(run: Run, narrator: Narrator, saver: Saver, interrupts: Interrupts) 
                     method.after_step(carry, run.clock)
                 run.clock = run.clock.tick()
                 narrator.step(losses, carry, run.clock)
+                if profiler is not None:
+                    profiler.step()
                 pause()
         if run.clock.finished:
             run.before_end, run.state, run.done = run.state, e_step(run, narrator, pause), True

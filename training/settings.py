@@ -26,7 +26,7 @@ from utils.plugins import load_plugins
 MAY_CHANGE = (
     *("log.", "eval.", "data.root", "data.download", "data.cache", "data.memory_gib", "data.workers"),
     *("run.name", "run.folder", "run.resume", "run.max_steps", "run.checkpoint_minutes", "run.plugins"),
-    *("run.timeout_seconds", "run.keep_every_epochs", "optim.nonfinite"),
+    *("run.timeout_seconds", "run.keep_every_epochs", "run.profile", "optim.nonfinite"),
 )
 
 
@@ -43,6 +43,7 @@ class RunConfig(Section):
     deterministic: bool = Field(False, description="deterministic kernels only")
     checkpoint_minutes: float = Field(5.0, ge=0, description="time between checkpoints; 0: one after every epoch")
     keep_every_epochs: int | None = Field(None, ge=1, description="checkpoints that stay for good; null: two newest")
+    profile: bool = Field(False, description="write where the time of ten steps goes: profile.txt, profile.json")
     plugins: tuple[Path, ...] = Field((), description="Python files with methods, encoders or data sets of your own")
     timeout_seconds: float = Field(600, gt=0, description="how long a rank waits for another before the run fails")
 

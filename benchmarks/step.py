@@ -1,0 +1,170 @@
+"""What a whole training step costs beside the bare passes of its encoder, and beside itself in float32 NCHW.
+
+    python benchmarks/step.py --json results.json
+    python benchmarks/step.py --encoders small method.bn_groups=2      # words of a config, for every step
+
+A step is what the training loop does with a batch: views from uint8 images in memory, online passes forward and
+backward, target passes, heads, losses, optimiser, moving average. The bare passes are those of the encoder alone, with
+torch's own BatchNorm, on views that are there already: as many forward and backward, and forward without gradient; same
+precision, channels_last, no heads, no optimiser. Both make their passes over both views at once or one by one as the
+config has it. BatchNorm groups are 1 unless a word says otherwise. In turn, by the wall; ratios are of the same round.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed_measure import ROOT, Steps, facts, in_turn, noise, ratio, settings_of, shown, spread, table, write
+from models.parts.ema import make_target
+from models.parts.encoders import build_encoder
+from training.optim import build_optimizer
+from training.settings import Settings
+from training.step import autocast
+
+METHODS = ("byol", "propos")
+CONFIGS = {"small": "cifar10_small", "resnet18": "cifar10_r18"}  # encoder: how its configs begin
+BATCH = {"small": 128, "resnet18": 64}
+STEPS = {"small": 8, "resnet18": 1}  # in a turn
+BARE = {"small": 1.12, "resnet18": 1.10}  # at most so many times the bare passes
+PLAIN = {"small": 2.4, "resnet18": 1.9}  # at least so many times as fast as in float32 NCHW
+SHAPE = (3, 32, 32)
+N_ROWS = 2048
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, write."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {**facts(), "threads": options.threads, "rows": [], "ratios": []}
+    for encoder in options.encoders:
+        rows, ratios = measure(encoder, options)
+        report["rows"] += rows
+        report["ratios"] += ratios
+    head = ["encoder", "what", "rows", "ms a step", "images/s", "GFLOP/s"]
+    print(table([head, *map(line, report["rows"])]) + "\n")
+    print(table([["encoder", "what", "median (quartiles)", "aim", ""], *map(ratio_line, report["ratios"])]))
+    write(report, options.json)
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="default: all")
+    parser.add_argument("--batch", type=int, metavar="N", help="rows of a step (default: small 128, resnet18 64)")
+    parser.add_argument("--steps", type=int, metavar="N", help="in a turn (default: small 8, resnet18 1)")
+    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="turns of each (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="for the config of every step")
+    return parser.parse_intermixed_args(arguments)
+
+
+def measure(encoder: str, options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The contenders of one encoder: a row each, and the ratios that have an aim or tell of one."""
+    batch, n_steps = options.batch or BATCH[encoder], options.steps or STEPS[encoder]
+    source = noise(max(N_ROWS, 2 * batch), SHAPE)
+
+    def settings(method: str, precision: str) -> Settings:
+        words = ["method.bn_groups=1", f"optim.global_batch={batch}", f"optim.precision={precision}", *options.words]
+        return settings_of(ROOT / "config" / f"{CONFIGS[encoder]}_{method}.yml", words)
+
+    contenders: dict[str, Callable[[int], None]] = {}
+    for precision in ("bf16", "fp32"):
+        contenders[f"bare passes, {precision}"] = Bare(settings("byol", precision), batch)
+        for method in METHODS:
+            contenders[f"{method}, {precision}"] = Steps(settings(method, precision), source)
+    for method in METHODS:
+        contenders[f"{method}, fp32 NCHW"] = in_nchw(Steps(settings(method, "fp32"), source))
+    times = in_turn({name: partial(work, n_steps) for name, work in contenders.items()}, options.repeats)
+    rows = [
+        {
+            "encoder": encoder,
+            "what": name,
+            "batch": batch,
+            "seconds": [seconds / n_steps for seconds in times[name].wall],
+            "cpu_seconds": [seconds / n_steps for seconds in times[name].cpu],
+            "flop": flop(work),
+        }
+        for name, work in contenders.items()
+    ]
+    ratios = []
+    for method in METHODS:
+        step, plain = times[f"{method}, bf16"].wall, times[f"{method}, fp32 NCHW"].wall
+        for precision, aim in (("bf16", BARE[encoder]), ("fp32", None)):
+            values = ratio(times[f"{method}, {precision}"].wall, times[f"bare passes, {precision}"].wall)
+            what = f"{method}, {precision}: step / bare passes"
+            met = None if aim is None else values["median"] <= aim
+            ratios.append({"encoder": encoder, "what": what, **values, "aim": aim and f"<= {aim}", "met": met})
+        values, aim = ratio(plain, step), PLAIN[encoder]
+        what, met = f"{method}: step in fp32 NCHW / in bf16 channels_last", values["median"] >= aim
+        ratios.append({"encoder": encoder, "what": what, **values, "aim": f">= {aim}", "met": met})
+    return rows, ratios
+
+
+class Bare:
+    """The encoder's passes of a step and nothing else."""
+
+    def __init__(self, settings: Settings, batch: int) -> None:
+        net = build_encoder(settings.encoder, SHAPE)[0]
+        self.online = net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.target, self.precision = make_target(self.online), settings.optim.precision
+        n_passes = 1 if settings.method.views_in_one_forward else 2
+        views = torch.randn(2 * batch, *SHAPE).contiguous(memory_format=torch.channels_last)
+        self.views = views.chunk(n_passes)
+
+    def __call__(self, n_steps: int) -> None:
+        """As often as so many steps make them."""
+        for _ in range(n_steps):
+            for parameter in self.online.parameters():
+                parameter.grad = None
+            with autocast(self.precision, self.views[0].device):
+                features = [self.online(view) for view in self.views]
+                with torch.no_grad():
+                    for view in self.views:
+                        self.target(view)
+            torch.autograd.backward(features, [torch.ones_like(each) for each in features])
+
+
+def in_nchw(steps: Steps) -> Steps:
+    """The same, with networks and what they are given in rows of channels, as torch has them by default."""
+    run = steps.run
+    run.method.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    run.optimizer = build_optimizer(run.settings.optim, run.method.parameter_groups())
+    for network in (run.method.online, run.method.target):
+        network.register_forward_pre_hook(lambda module, given: given[0].contiguous())
+    return steps
+
+
+def flop(work: Callable[[int], None]) -> int:
+    """Floating-point operations of the products and convolutions of one step, two for each multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        work(1)
+    return counter.get_total_flops()
+
+
+def line(row: dict[str, Any]) -> list[str]:
+    """A row of the first table."""
+    seconds = spread(row["seconds"])
+    milliseconds = {name: 1000 * value for name, value in seconds.items()}
+    speed = f"{row['batch'] / seconds['median']:,.0f}"
+    rate = f"{row['flop'] / seconds['median'] / 1e9:,.0f}"
+    return [row["encoder"], row["what"], str(row["batch"]), shown(milliseconds, ".4g"), speed, rate]
+
+
+def ratio_line(row: dict[str, Any]) -> list[str]:
+    """A row of the second table."""
+    met = "" if row["met"] is None else "met" if row["met"] else "**missed**"
+    return [row["encoder"], row["what"], shown(row, ".3f"), row["aim"] or "-", met]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
