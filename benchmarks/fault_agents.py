@@ -38,7 +38,8 @@ def agent(folder: Path, name: str, node: int, apart: bool, *words: str) -> Agent
     launcher = [
         *(["ip", "netns", "exec", NAMESPACES[node]] if apart else []), *TORCHRUN, "--nnodes=2", "--nproc-per-node=1",
         "--max-restarts=3", "--shutdown-timeout=5", "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}",
-        f"--rdzv-id={name}", "--rdzv-conf=join_timeout=60,last_call_timeout=2", f"--local-addr={own}",
+        f"--rdzv-id={name}", f"--rdzv-conf=join_timeout=60,last_call_timeout=2,is_host={int(node == 0)}",
+        f"--local-addr={own}",
     ]  # fmt: skip
     more = SAFE | {"OMP_NUM_THREADS": "1"} | ({"GLOO_SOCKET_IFNAME": f"wire{node}"} if apart else {})
     with (folder / f"{name}-{node}.txt").open("a") as out:

@@ -80,8 +80,9 @@ def saves(n: int, seed: int, folder: Path) -> list[Row]:
     run = folder / "saves" / "run"
     words = ["run.name=run", "run.resume=auto", "optim.epochs=400", "encoder.name=small"]
     for _ in range(n):
+        before = written(run)
         with begin([sys.executable], folder / "saves", *words) as program:
-            wait_for(lambda: not alive(program.pid) or has_moved(run), 120)
+            wait_for(lambda old=before: written(run) != old, 120)  # it has come to save
             time.sleep(draw.uniform(0, 1))
             program.kill()
         left = sorted(path.name for path in (run / "checkpoints").glob("*.tmp.*"))
@@ -214,11 +215,10 @@ def loads(run: Path) -> Row:
     return {"resumable": True, "step": step, "fallbacks": len(told)}
 
 
-def has_moved(run: Path) -> bool:
-    """Whether the process that goes on with `run` has come to train: it says so in metrics.jsonl."""
-    metrics = run / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.is_file() else []
-    return bool(lines) and '"header"' not in lines[-1]
+def written(run: Path) -> int:
+    """When the newest checkpoint was written, in nanoseconds."""
+    manifest = run / "checkpoints" / "manifest.json"
+    return manifest.stat().st_mtime_ns if manifest.is_file() else 0
 
 
 def kill(launcher: int, rank: int) -> None:
