@@ -147,15 +147,16 @@ def stopped(n: int, seed: int, folder: Path) -> list[Row]:
     for number in range(n):
         rank = draw.randrange(2)
         target = folder / f"stop-{number}"
-        with begin([*TWO_RANKS, "--shutdown-timeout=2"], target, "optim.epochs=4000") as program:
+        with begin(TWO_RANKS, target, "optim.epochs=4000") as program:
             wait_for(lambda place=target: any(place.glob("*/checkpoints/last.pt")), 120)
             os.kill(rank_of(program.pid, rank), signal.SIGSTOP)
             began = time.monotonic()
+            wait_for(lambda running=program: errors(running) or running.poll() is not None, 120)
+            told = time.monotonic() - began
             code = finish(program)
-            lines = said(program)
-        named = [line for line in lines if line.startswith("error: ")]
-        row = {"rank": rank, "seconds": time.monotonic() - began, "code": code, "lines": len(named)}
-        rows.append(row | {"named": bool(named) and f"rank {rank}" in named[0]})
+        lines = errors(program)
+        row = {"rank": rank, "told after": told, "ended after": time.monotonic() - began, "code": code}
+        rows.append(row | {"lines": len(lines), "named": bool(lines) and f"rank {rank}" in lines[0]})
         tell(rows[-1])
     return rows
 
@@ -190,11 +191,11 @@ def begin(launcher: list[str], folder: Path, *words: str, more: dict[str, str] |
         )  # fmt: skip
 
 
-def said(program: subprocess.Popen[str]) -> list[str]:
-    """The lines it has said."""
+def errors(program: subprocess.Popen[str]) -> list[str]:
+    """The errors that it has told of."""
     words: list[str] = list(program.args)  # type: ignore[arg-type]
     folder = next(word for word in words if word.startswith("run.folder=")).partition("=")[2]
-    return (Path(folder) / "said.txt").read_text().splitlines()
+    return [line for line in (Path(folder) / "said.txt").read_text().splitlines() if line.startswith("error: ")]
 
 
 def whole(folder: Path) -> Path:

@@ -51,7 +51,7 @@ def launch(launcher: list[str], *words: str) -> Done:
 def end(program: subprocess.Popen[str]) -> Done:
     """What a program gave and said when it has ended; killed if it does not."""
     try:
-        out, err = program.communicate(timeout=240)
+        out, err = program.communicate(timeout=480)
     except subprocess.TimeoutExpired:
         program.kill()
         raise
