@@ -96,9 +96,11 @@ def signals(n: int, seed: int, folder: Path) -> list[Row]:
     wanted = contents(whole(folder))
     draw, rows = random.Random(seed), []
     for number in range(n):
-        target, after = folder / f"signal-{number}", draw.uniform(2, 16)
+        target, at_once = folder / f"signal-{number}", number % 4 == 0  # else once training has begun
+        after = draw.uniform(2, 10) if at_once else draw.uniform(0, 2.5)
         words = ["run.name=run", "run.resume=auto", "run.checkpoint_minutes=10"]
         with begin(TWO_RANKS, target, *words) as program:
+            wait_for(lambda run=target / "run", free=at_once: free or (run / "metrics.jsonl").is_file(), 120)
             time.sleep(after)
             program.send_signal(signal.SIGTERM)
             told = time.monotonic()
@@ -108,7 +110,8 @@ def signals(n: int, seed: int, folder: Path) -> list[Row]:
         with begin(TWO_RANKS, target, *words) as program:
             again = finish(program)
         equal = differing(contents(target / "run"), wanted) == []
-        row = {"after": after, "status": status, "code": code, "left within": seconds, "again": again}
+        since = "launch" if at_once else "first step"
+        row = {"after": after, "since": since, "status": status, "code": code, "left within": seconds, "again": again}
         rows.append(row | {"bit-equal": equal})
         tell(rows[-1])
     return rows
