@@ -114,10 +114,15 @@ def last_epoch(clock: Clock) -> Clock:
 
 
 class Times(NamedTuple):
-    """Seconds of each turn, by the wall and of all this process' threads."""
+    """Seconds of each turn, by the wall and of all threads of this process."""
 
     wall: list[float]
     cpu: list[float]
+
+    @property
+    def fair(self) -> list[float]:
+        """Of one thread the CPU's, which other processes hardly touch; of several the wall's."""
+        return self.cpu if torch.get_num_threads() == 1 else self.wall
 
 
 def in_turn(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Times]:

@@ -7,7 +7,8 @@ A step is what the training loop does with a batch: views from uint8 images in m
 backward, target passes, heads, losses, optimiser, moving average. The bare passes are those of the encoder alone, with
 torch's own BatchNorm, on views that are there already: as many forward and backward, and forward without gradient; same
 precision, channels_last, no heads, no optimiser. Both make their passes over both views at once or one by one as the
-config has it. BatchNorm groups are 1 unless a word says otherwise. In turn, by the wall; ratios are of the same round.
+config has it. BatchNorm groups are 1 unless a word says otherwise. In turn; CPU time of one thread, wall-clock time of
+several; ratios are of the same round.
 """
 
 import argparse
@@ -90,17 +91,17 @@ def measure(encoder: str, options: argparse.Namespace) -> tuple[list[dict[str, A
             "encoder": encoder,
             "what": name,
             "batch": batch,
-            "seconds": [seconds / n_steps for seconds in times[name].wall],
-            "cpu_seconds": [seconds / n_steps for seconds in times[name].cpu],
+            "seconds": [seconds / n_steps for seconds in times[name].fair],
+            "wall_seconds": [seconds / n_steps for seconds in times[name].wall],
             "flop": flop(work),
         }
         for name, work in contenders.items()
     ]
     ratios = []
     for method in METHODS:
-        step, plain = times[f"{method}, bf16"].wall, times[f"{method}, fp32 NCHW"].wall
+        step, plain = times[f"{method}, bf16"].fair, times[f"{method}, fp32 NCHW"].fair
         for precision, aim in (("bf16", BARE[encoder]), ("fp32", None)):
-            values = ratio(times[f"{method}, {precision}"].wall, times[f"bare passes, {precision}"].wall)
+            values = ratio(times[f"{method}, {precision}"].fair, times[f"bare passes, {precision}"].fair)
             what = f"{method}, {precision}: step / bare passes"
             met = None if aim is None else values["median"] <= aim
             ratios.append({"encoder": encoder, "what": what, **values, "aim": aim and f"<= {aim}", "met": met})
