@@ -1,8 +1,8 @@
-# make demo: train on real digits, then look; make test, make lint: as CI does; make docs: docs/config.md; make lock: requirements.lock.
+# make demo: train on real digits, then look; make test, make lint: as CI does; make bench: speed beside others; make docs: docs/config.md; make lock: requirements.lock.
 PY ?= $(shell command -v python3.11 || command -v python3)
 FIND_LINKS := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS))
 
-.PHONY: demo test lint format docs lock clean
+.PHONY: demo test lint format bench docs lock clean
 
 demo: .venv/.installed
 	OMP_NUM_THREADS=1 .venv/bin/torchrun --standalone --nproc_per_node=2 main.py config/digits_propos.yml
@@ -18,6 +18,12 @@ lint: .venv/.installed
 format: .venv/.installed
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+bench: .venv/.installed
+	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/step.py --json build/bench/step.json
+	.venv/bin/python benchmarks/epoch.py --json build/bench/epoch.json
+	.venv/bin/python benchmarks/scaling.py --repeats 3 --json build/bench/scaling.json
+	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/memory.py --json build/bench/memory.json
 
 docs: .venv/.installed
 	.venv/bin/python -m evaluation.linear_settings > docs/config.md

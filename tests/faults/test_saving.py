@@ -137,8 +137,9 @@ class Heard(Log):
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
-        """Keep it."""
-        self.warnings.append(text)
+        """Keep it, unless it speaks of speed."""
+        if "waiting for images" not in text:
+            self.warnings.append(text)
 
 
 def begun(folder: Path) -> Run:

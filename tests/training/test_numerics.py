@@ -30,8 +30,9 @@ class Heard(Log):
         self.seen: dict[int, dict[str, Tensor]] = {}
 
     def warn(self, text: str) -> None:
-        """Keep it."""
-        self.warnings.append(text)
+        """Keep it, unless it speaks of speed."""
+        if "waiting for images" not in text:
+            self.warnings.append(text)
 
     def metrics(self, phase: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """Keep it, and what the run is then."""
