@@ -108,6 +108,14 @@ def test_no_good_checkpoint_is_a_clear_error(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_damaged_one_does_not_take_the_place_of_a_good_one(tmp_path: Path) -> None:
+    run = tiny_run()
+    save(run, tmp_path, 1)
+    flip_a_byte(save(run, tmp_path, 2))
+    flip_a_byte(save(run, tmp_path, 1, more_steps=5))  # it went on from the first
+    assert load(tmp_path)[0] == 10
+
+
 def test_a_half_written_file_of_a_killed_writer_is_swept_away(tmp_path: Path) -> None:
     run = tiny_run()
     save(run, tmp_path, 1)
