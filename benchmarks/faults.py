@@ -54,12 +54,13 @@ def kills(n: int, seed: int, folder: Path) -> list[Row]:
         place = ("time", "step", "estep-start", "estep-inside", "saving")[number % 5]
         rank = 0 if place == "saving" else rank  # who writes
         visit = draw.randrange(1, 11 if place.startswith("estep") else 60)
-        when = f"{draw.uniform(0, 14):.1f} s" if place == "time" else f"visit {visit}"
+        when = f"{draw.uniform(0, 2.5):.1f} s" if place == "time" else f"visit {visit}"
         target = folder / f"kill-{number}"
         variable = {} if place == "time" else {"EMBLEM_KILL": f"{rank}:{place}:{visit}"}
         began = time.monotonic()
         with begin(RESTARTS, target, PLUGIN, more=variable) as program:
-            if place == "time":
+            if place == "time":  # since the first step
+                wait_for(lambda folder=target: any(folder.glob("*/metrics.jsonl")), 120)
                 time.sleep(float(when.split()[0]))
                 kill(program.pid, rank)
             code = finish(program)

@@ -133,7 +133,7 @@ class Method(nn.Module, ABC):
     def e_step(self, shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:
         """The clusters of all ranks' rows. The last E-step of a run has `estep.final_n_init` restarts. Collective."""
         n_init = self.estep.final_n_init if clock.finished else self.estep.n_init
-        return cluster(shard, self.estep, self.n_clusters, n_init)
+        return cluster(shard, self.estep, self.n_clusters, n_init, state)
 
     def assign(self, images: Tensor, state: ClusterState) -> Tensor:
         """(B, K) cluster probabilities; argmax over the final state equals its labels."""

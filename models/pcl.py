@@ -77,7 +77,7 @@ class PCL(Method):
     def e_step(self, shard: FeatureShard, state: ClusterState | None, clock: Clock) -> ClusterState:
         """Clusters into K, which are scored, and as `levels` into each of `n_prototypes`, all at once. Collective."""
         n_init = self.estep.final_n_init if clock.finished else self.estep.n_init
-        scored, *others = kmeans_states(shard, self.estep, [self.n_clusters, *self.config.n_prototypes], n_init)
+        scored, *others = kmeans_states(shard, self.estep, [self.n_clusters, *self.config.n_prototypes], n_init, state)
         return replace(scored, levels=tuple(_level(shard, level, self.config.temperature) for level in others))
 
     def embed(self, images: Tensor) -> Tensor:

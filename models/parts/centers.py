@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.state import ClusterState, FeatureShard
-from torch_clustering import GaussianMixture, kmeans_many
+from torch_clustering import GaussianMixture, KMeans, kmeans_many
 from utils import distributed
 from utils.config import Section
 from utils.errors import UserError
@@ -31,17 +31,23 @@ class EStepConfig(Section):
     )
     n_init: int = Field(3, ge=1, description="restarts of an E-step, in all (not per rank)")
     final_n_init: int = Field(10, ge=1, description="restarts of the last E-step, which is scored and saved")
+    warm_start: bool = Field(
+        False, description="kmeans: one of the restarts goes on from the centers of the E-step before"
+    )
     max_iter: int = Field(300, ge=1, description="passes of KMeans or EM")
     tol: float = Field(1e-4, ge=0, description="scikit-learn's tolerance")
 
 
-def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: int) -> ClusterState:
+def cluster(
+    shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: int, before: ClusterState | None = None
+) -> ClusterState:
     """Cluster the L2-normalised rows of all ranks; the state is equal on every rank. Collective.
 
-    Only statistics (K x D), labels (N,) and, for gmm, responsibilities (N, K) travel.
+    before: what the E-step before gave. Only statistics (K x D), labels (N,) and, for gmm, responsibilities (N, K)
+    travel.
     """
     if config.algorithm == "kmeans":
-        return kmeans_states(shard, config, [n_clusters], n_init)[0]
+        return kmeans_states(shard, config, [n_clusters], n_init, before)[0]
     features = F.normalize(shard.features, dim=1)  # (n, D)
     mixture = GaussianMixture(n_clusters, covariance_type=config.covariance, **_options(shard, config, n_init))
     try:
@@ -58,22 +64,40 @@ def cluster(shard: FeatureShard, config: EStepConfig, n_clusters: int, n_init: i
 
 
 def kmeans_states(
-    shard: FeatureShard, config: EStepConfig, n_clusters: Sequence[int], n_init: int
+    shard: FeatureShard,
+    config: EStepConfig,
+    n_clusters: Sequence[int],
+    n_init: int,
+    before: ClusterState | None = None,
 ) -> list[ClusterState]:
     """KMeans of the L2-normalised rows of all ranks into each K, which share passes and messages. Collective.
 
+    before: for a warm start the state of the E-step before, whose `levels` are of the second K on.
     Each state has labels, centers and, in `extra`, the mean squared distance of a row from its center as "spread".
     """
     features = F.normalize(shard.features, dim=1)  # (n, D)
     metric = "cosine" if config.metric == "spherical" else "euclidean"
+    candidates: list[list[KMeans]] = []
+    if config.warm_start and (starts := _centers_of(before, [(k, features.shape[1]) for k in n_clusters])):
+        one = {"metric": metric, **_options(shard, config, 1)}
+        candidates.append([KMeans(len(centers), init=centers, **one).fit(features) for centers in starts])
+    if n_fresh := n_init - len(candidates):
+        candidates.append(kmeans_many(features, n_clusters, metric=metric, **_options(shard, config, n_fresh)))
     return [
         ClusterState(
             labels=distributed.gather_rows(kmeans.labels_),
             centers=kmeans.cluster_centers_,
             extra={"spread": features.new_tensor(kmeans.inertia_ / shard.n_rows)},
         )
-        for kmeans in kmeans_many(features, n_clusters, metric=metric, **_options(shard, config, n_init))
+        for kmeans in (min(found, key=lambda each: each.inertia_) for found in zip(*candidates, strict=True))
     ]
+
+
+def _centers_of(state: ClusterState | None, shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """The centers (K, D) of a state and of its levels; none where there are none of these shapes."""
+    states = [] if state is None else [state, *state.levels]
+    centers = [each.centers for each in states if each.centers is not None]
+    return centers if [tuple(each.shape) for each in centers] == shapes else []
 
 
 def _options(shard: FeatureShard, config: EStepConfig, n_init: int) -> dict[str, Any]:

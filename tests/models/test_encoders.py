@@ -158,3 +158,20 @@ def test_heads_give_float32_and_only_wide_ones_compute_below_it(hidden: int, ins
     with torch.autocast("cpu", torch.bfloat16):
         assert head(torch.randn(4, 5)).dtype == torch.float32
     assert seen == [inside]
+
+
+def test_pooling_before_the_relu_changes_no_bit() -> None:
+    net, _ = build_encoder(EncoderConfig(name="small"), (3, 16, 16))
+    assert isinstance(net, nn.Sequential)
+    published = [*net]
+    for place in [place for place, layer in enumerate(net) if isinstance(layer, nn.MaxPool2d)]:
+        published[place : place + 2] = [net[place + 1], net[place]]
+    images = torch.randn(6, 3, 16, 16)
+    results = []
+    for layers in (net, nn.Sequential(*published)):
+        net.zero_grad()
+        features = layers(images)
+        features.square().sum().backward()
+        results.append([features, *(parameter.grad.clone() for parameter in net.parameters())])
+    assert [type(layer) for layer in published] != [type(layer) for layer in net]
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
