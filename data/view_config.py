@@ -83,6 +83,13 @@ class LocalConfig(ViewConfig):
     size: int | None = Field(None, ge=4, description="side in pixels of a local crop; null: as the views")
 
 
+class EarlyConfig(Section):
+    """Smaller views at first, which cost less by their area: a curriculum of sizes."""
+
+    epochs: int = Field(ge=1, description="epochs whose views are of this size; those after have views.size")
+    size: int = Field(ge=4, description="side in pixels of the views of these epochs, local crops not counted")
+
+
 class ViewsConfig(ViewConfig):
     """The views of an image: the operations of the first, what differs in the others, how many."""
 
@@ -94,6 +101,9 @@ class ViewsConfig(ViewConfig):
         None, description="local crops after the views; operations where they differ from the first's; null: none"
     )
     size: int | None = Field(None, ge=4, description="side in pixels of views and clean images; null: the images' own")
+    early: EarlyConfig | None = Field(
+        None, description="another size in the first epochs; clean images keep views.size; null: none"
+    )
     test_crop: float = Field(
         1.0, gt=0, le=1, description="side of the middle that is kept of clean images and uncropped views"
     )

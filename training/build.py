@@ -13,7 +13,7 @@ from data.store import Store, open_source
 from data.views import Views
 from models import METHODS
 from models.method import Method
-from models.parts.encoders import EncoderConfig, build_encoder, freeze_encoder
+from models.parts.encoders import EncoderConfig, build_encoder, check_takes, freeze_encoder
 from models.parts.weights import load_encoder_weights
 from models.state import ClusterState
 from training.checkpoint import load_checkpoint, restore
@@ -108,7 +108,8 @@ def build_run(settings: Settings, device: torch.device, *, fresh: bool = True, s
     method, told = build_method(settings, views.output_shape, source, n_clusters, device, dtype, fresh=fresh)
     passes = passes_of(method, source, optim.global_batch, settings.run.seed)
     store = Store(source, device, settings.data)
-    feed = Feed(store, views, method, passes, settings.run.seed, optim.accumulation)
+    early = _early_views(settings, views, source, method)
+    feed = Feed(store, views, method, passes, settings.run.seed, optim.accumulation, early)
     return Run(
         settings=settings,
         source=source,
@@ -149,6 +150,18 @@ def build_method(
         method.prepare(source.n_rows, source.n_extra)
     convert_batchnorm(method, settings.method.bn_groups)
     return method.to(device=device, dtype=dtype, memory_format=torch.channels_last), told  # type: ignore[call-overload]
+
+
+def _early_views(settings: Settings, views: Views, source: Source, method: Method) -> tuple[int, Views] | None:
+    """The epochs of `views.early` and their views, which the encoder is shown to take."""
+    config, early = settings.views, settings.views.early
+    if early is None:
+        return None
+    smaller = Views(
+        config.model_copy(update={"size": early.size}), source.image_shape, source.mean, source.std, views.dtype
+    )
+    check_takes(method.final_encoder, settings.encoder.name, smaller.output_shape, "views.early.size")
+    return early.epochs, smaller
 
 
 def restore_run(run: Run, directory: RunDirectory, *, goes_on: bool = True) -> None:

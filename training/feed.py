@@ -49,7 +49,8 @@ def passes_of(method: Method, source: Source, global_batch: int, seed: int) -> l
 class Feed:
     """Makes this rank's micro-batches. `waited`: seconds that the consumer has waited for them so far.
 
-    views: None where the store's rows are features, which are their own only view.
+    views: None where the store's rows are features, which are their own only view. early: of the first epochs, as many
+    as it says, where their views are others.
     """
 
     store: RowStore
@@ -58,6 +59,7 @@ class Feed:
     passes: list[Pass]
     seed: int
     accumulation: int
+    early: tuple[int, Views] | None = None
     waited: float = 0.0
 
     @property
@@ -113,19 +115,20 @@ class Feed:
         partners = self.method.partners(everyones, draws, seen, clock)  # (n, m) or None
         added = [] if partners is None else list(partners[start - first :][: len(own)].unbind(1))
         device = self.store.device
+        views = self.early[1] if self.early is not None and clock.whole_epochs < self.early[0] else self.views
         return Batch(
-            views=views_of(self.store, self.views, own, draws)
-            + [self._partner(who, draws, place) for place, who in enumerate(added)],
+            views=views_of(self.store, views, own, draws)
+            + [self._partner(views, who, draws, place) for place, who in enumerate(added)],
             rows=own.to(device, non_blocking=True),
             positions=torch.arange(start, start + len(own), device=device),
             draws=draws,
             phase=phase,
         )
 
-    def _partner(self, rows: Tensor, draws: Draws, place: int) -> Tensor:
+    def _partner(self, views: Views | None, rows: Tensor, draws: Draws, place: int) -> Tensor:
         """The view of other rows (B,) that join the batch. place: 0 for the first set of them, 1 for the second."""
         images = self.store.images(rows)
-        return images if self.views is None else self.views.partner(images, draws, place)
+        return images if views is None else views.partner(images, draws, place)
 
 
 def views_of(store: RowStore, views: Views | None, rows: Tensor, draws: Draws) -> list[Tensor]:

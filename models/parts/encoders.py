@@ -3,7 +3,8 @@
 Their weights are random here; `models.parts.weights` starts them from published ones or from a file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
@@ -67,18 +68,33 @@ def build_encoder(config: EncoderConfig, image_shape: ImageShape) -> tuple[nn.Mo
         raise UserError("encoder.name", f"{config.name!r} is unknown" + did_you_mean(config.name, ENCODERS))
     if config.zero_init_residual and build is not resnet:
         raise UserError("encoder.zero_init_residual", f"{config.name} is not resnet18, resnet34 or resnet50")
-    try:
+    with _refused("encoder.name", config.name, image_shape, "choose another network or image size"):
         net = build(config, image_shape)
         with torch.no_grad():
             features = net.eval()(torch.zeros(1, *image_shape))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        shown = " x ".join(str(size) for size in image_shape)
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        problem = f"{config.name} cannot take images of {shown}: {reason}"
-        raise UserError("encoder.name", problem, "choose another network or image size") from None
     if features.ndim != 2:
         raise UserError("encoder.name", f"{config.name} gives {tuple(features.shape)} for one image, not (1, features)")
     return net.train(), features.shape[1]
+
+
+@torch.no_grad()
+def check_takes(encoder: nn.Module, name: str, image_shape: ImageShape, place: str) -> None:
+    """Raise UserError at `place` of the config where an encoder that is built cannot take such images, too."""
+    example = next(encoder.parameters())
+    with _refused(place, name, image_shape, "leave it out or choose another size"):
+        encoder.eval()(torch.zeros(1, *image_shape, dtype=example.dtype, device=example.device))
+    encoder.train()
+
+
+@contextmanager
+def _refused(place: str, name: str, image_shape: ImageShape, remedy: str) -> Iterator[None]:
+    """torch's and timm's errors about images of this shape as the user's."""
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        shown = " x ".join(str(size) for size in image_shape)
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(place, f"{name} cannot take images of {shown}: {reason}", remedy) from None
 
 
 def stages(encoder: nn.Module) -> list[list[str]]:

@@ -26,6 +26,7 @@ from training.embed import embed_shard
 from training.log import Log
 from training.loop import train
 from training.step import train_step
+from utils.errors import UserError
 
 
 def rows_of(run: Run) -> list[tuple[str, list[int]]]:
@@ -194,3 +195,19 @@ def test_two_ranks_hold_the_parts_of_one_ranks_batches() -> None:
     for whole, left, right in zip(alone, first, second, strict=True):
         assert left[0] + right[0] == whole[0] and left[1] + right[1] == whole[1]
         assert left[2] + right[2] == pytest.approx(whole[2], rel=1e-5)
+
+
+def test_the_first_epochs_have_smaller_views_of_the_same_rows() -> None:
+    early, plain = tiny_run(views__early="{epochs: 2, size: 4}"), tiny_run()
+    for step, side in ((0, 4), (28 + 3, 4), (2 * 28, 8)):
+        clock = dataclasses.replace(early.clock, step=step)
+        batch, usual = (next(run.feed.rest_of_epoch(clock, None)) for run in (early, plain))
+        assert [tuple(view.shape[1:]) for view in batch.views] == [(1, side, side)] * 2
+        assert torch.equal(batch.rows, usual.rows)
+        assert torch.equal(batch.views[0], usual.views[0]) == (side == 8)
+    assert early.views.output_shape == (1, 8, 8)  # what is embedded and scored
+
+
+def test_early_views_that_the_encoder_cannot_take_are_refused() -> None:
+    with pytest.raises(UserError, match=r"views.early.size: timm:test_vit cannot take images of 1 x 5 x 5"):
+        tiny_run(encoder__name="timm:test_vit", views__size=16, views__early="{epochs: 1, size: 5}")
