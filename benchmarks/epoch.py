@@ -27,16 +27,19 @@ from torch import Tensor
 from benchmarks import augment_contenders
 from benchmarks.reference_design import Reference, Seconds
 from benchmarks.speed_measure import (
-    CPU,
-    ROOT,
+    DEVICE,
+    SMALL_NET,
     InMemory,
     facts,
     in_turn,
     last_epoch,
+    parser,
+    prepare,
     ratio,
     settings_of,
     shown,
     spread,
+    synchronize,
     table,
     verdict,
     write,
@@ -58,12 +61,11 @@ FASTER, E_STEP = 3.0, 1.15  # aims: at least so many times as fast; at most so m
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    prepare(options.threads)
     settings = settings_of(options.config, options.words)
     most = max(options.rows, options.e_step_rows)
     images = pictures(most, options.images)
-    run = build_run(settings, CPU, source=InMemory(images[: options.rows]))
+    run = build_run(settings, DEVICE, source=InMemory(images[: options.rows]))
     epochs = side_by_side(run, images[: options.rows], options)
     totals = {name: [seconds.total for seconds in turns] for name, turns in epochs.items()}
     faster = {name: ratio(totals[name], totals[OURS]) for name in (USUAL, AGAIN)}
@@ -101,20 +103,15 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config = ROOT / "config" / "cifar10_small_propos.yml"
-    parser.add_argument("--config", type=Path, default=config, metavar="FILE", help="of ProPos; default: the small net")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="CIFAR-10's root")
-    parser.add_argument("--rows", type=int, default=12_800, metavar="N", help="of an epoch (default: %(default)s)")
-    parser.add_argument("--e-step-rows", type=int, default=60_000, metavar="N", help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="turns of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="of torch (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=2, metavar="N", help="of the usual design (default: %(default)s)"
+    made = parser(__doc__, repeats=3, threads=2)
+    made.add_argument(
+        "--config", type=Path, default=SMALL_NET, metavar="FILE", help="of ProPos; default: the small net"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="for the config")
-    return parser.parse_intermixed_args(arguments)
+    made.add_argument("--images", type=Path, metavar="DIR", help="CIFAR-10's root")
+    made.add_argument("--rows", type=int, default=12_800, metavar="N", help="of an epoch (default: %(default)s)")
+    made.add_argument("--e-step-rows", type=int, default=60_000, metavar="N", help="default: %(default)s")
+    made.add_argument("--workers", type=int, default=2, metavar="N", help="of the usual design (default: %(default)s)")
+    return made.parse_intermixed_args(arguments)
 
 
 def pictures(n_rows: int, root: Path | None) -> Tensor:
@@ -130,7 +127,7 @@ def side_by_side(run: Run, images: Tensor, options: argparse.Namespace) -> dict[
     """Epochs of both designs in turn, after a few steps of each."""
     settings = run.settings
     net, width = build_encoder(settings.encoder, tuple(images.shape[1:]))
-    usual = Reference(images, net, width, settings, run.method.n_clusters, options.workers)
+    usual = Reference(images, net, width, settings, run.method.n_clusters, options.workers, DEVICE)
     usual.warm_up()
     run.clock = last_epoch(run.clock)  # past all warm-ups
     steps(run, run.clock, Seconds(), 2)
@@ -165,6 +162,7 @@ def steps(run: Run, clock: Clock, seconds: Seconds, n_steps: int) -> None:
             run.method.after_step(carry, clock)
         clock = clock.tick()
     batches.close()
+    synchronize()
     seconds.data += run.feed.waited - waited
     seconds.m_step += time.perf_counter() - started - (run.feed.waited - waited)
 
@@ -175,15 +173,17 @@ def cluster(run: Run, seconds: Seconds) -> None:
     shard = embed_shard(
         run.method, run.feed.store, run.feed.views, run.clock, seed=0, precision=run.settings.optim.precision
     )
+    synchronize()
     between = time.perf_counter()
     run.state = run.method.e_step(shard, run.state, run.clock)
+    synchronize()
     seconds.extract += between - started
     seconds.cluster += time.perf_counter() - between
 
 
 def e_step(trained: Run, source: Source, repeats: int) -> dict[str, Any]:
     """Seconds of E-steps over the rows of `source` and of bare passes, in turn; the ratio of both."""
-    run = build_run(trained.settings, CPU, source=source)
+    run = build_run(trained.settings, DEVICE, source=source)
     run.method.load_state_dict(trained.method.state_dict())
     run.clock = trained.clock
     parts: list[Seconds] = []
@@ -206,15 +206,15 @@ class BarePass:
 
     def __init__(self, settings: Settings, source: Source) -> None:
         net = build_encoder(settings.encoder, source.image_shape)[0]
-        self.net = net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        pixels = source.read().to(torch.float32, memory_format=torch.channels_last)
+        self.net = net.to(DEVICE, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        pixels = source.read().to(DEVICE, torch.float32, memory_format=torch.channels_last)
         self.chunks, self.precision = pixels.div_(127.5).sub_(1).split(CHUNK), settings.optim.precision
 
     @torch.no_grad()
     def __call__(self) -> None:
         """A pass."""
         for chunk in self.chunks:
-            with autocast(self.precision, CPU):
+            with autocast(self.precision, DEVICE):
                 self.net(chunk)
 
 

@@ -6,6 +6,7 @@
 Each config in a process of its own, one rank, images of noise, for the dry run as for the steps. Resident memory by the
 kernel's high-water mark, which is set back before each part: some steps past all warm-ups, an E-step. Taken off is what
 the dry run does not count, libraries and what they keep: all that is resident after a step of a tiny net. Linux alone.
+On a GPU what torch has allocated there.
 """
 
 import argparse
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.speed_measure import CPU, ROOT, Steps, facts, noise, settings_of, table, write
+from benchmarks.speed_measure import DEVICE, ROOT, Steps, facts, noise, prepare, settings_of, table, write
 from data.sources.base import Source
 from training.build import build_run
 from training.dry_run import META, rehearse
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one is not None:
-        torch.set_num_threads(options.threads)
+        prepare(options.threads)
         print(json.dumps(one(**options.one)))
         return 0
     rows: list[dict[str, Any]] = []
@@ -101,7 +102,7 @@ def told(settings: Settings, source: Source) -> dict[str, float]:
         unread = settings.data.model_copy(update={"memory_gib": 0.0})
         run = build_run(replace(settings, data=unread), META, fresh=False, source=source)
     run.settings = settings
-    stage = Stage(settings, source, run.method.n_clusters, CPU)
+    stage = Stage(settings, source, run.method.n_clusters, DEVICE)
     sizes = Sizes(run, 1, stage.state, stage.width)
     _, steps = rehearse(stage, 1, sizes.rows)
     return sizes.memory(line_through([(step.rows, step.saved_bytes) for step in steps], sizes.rows))
@@ -109,11 +110,16 @@ def told(settings: Settings, source: Source) -> dict[str, float]:
 
 def peak() -> int:
     """Most bytes that were resident since the last `set_back`."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated(DEVICE)
     return _status("VmHWM")
 
 
 def set_back() -> int:
     """Let the high-water mark begin at what is resident now, which is returned."""
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(DEVICE)
+        return torch.cuda.memory_allocated(DEVICE)
     with suppress(OSError):  # where a container forbids it, peaks are those since the process began
         RESET.write_text("5")
     return _status("VmRSS")

@@ -5,7 +5,7 @@ through torchvision's transforms one by one in DataLoader workers, float32 in to
 the networks alone, an optimiser group and a line of the moving average for each parameter, a second pass of a
 DataLoader over clean images for the features, and KMeans of ten k-means++ starts one after the other, which every rank
 runs over all rows. Left out, in its favour: gathering and shuffling over ranks, checkpoints, scores, its log of every
-step. Its torch runs here in one process, on the CPU.
+step. Its torch runs here in one process.
 """
 
 import copy
@@ -71,18 +71,25 @@ class Pictures(Dataset[Row]):
 class Reference:
     """ProPos on `images` with the settings' batch, optimiser and views; `epoch` makes an epoch of steps and an E-step.
 
-    encoder (B, 3, H, W) to (B, feature_dim), which is copied.
+    encoder (B, 3, H, W) to (B, feature_dim), which is copied; networks and labels lie on `device`.
     """
 
     def __init__(
-        self, images: Tensor, encoder: nn.Module, feature_dim: int, settings: Settings, n_clusters: int, n_workers: int
+        self,
+        images: Tensor,
+        encoder: nn.Module,
+        feature_dim: int,
+        settings: Settings,
+        n_clusters: int,
+        n_workers: int,
+        device: torch.device,
     ) -> None:
         assert isinstance(settings.method, ProPosConfig)
-        self.settings, self.config, self.n_clusters = settings, settings.method, n_clusters
+        self.settings, self.config, self.n_clusters, self.device = settings, settings.method, n_clusters, device
         hidden, width = self.config.hidden_dim, self.config.projection_dim
-        self.online = nn.Sequential(copy.deepcopy(encoder), head(feature_dim, hidden, width))
+        self.online = nn.Sequential(copy.deepcopy(encoder), head(feature_dim, hidden, width)).to(device)
         self.target = copy.deepcopy(self.online).requires_grad_(False)
-        self.predictor = head(width, hidden, width)
+        self.predictor = head(width, hidden, width).to(device)
         learnt = [*self.online.parameters(), *self.predictor.parameters()]
         optim = settings.optim
         self.optimizer = torch.optim.SGD(
@@ -91,7 +98,7 @@ class Reference:
             momentum=optim.sgd_momentum,
             weight_decay=optim.weight_decay,
         )
-        self.labels = torch.randint(n_clusters, (len(images),))
+        self.labels = torch.randint(n_clusters, (len(images),), device=device)
         self.train_loader, self.memory_loader = self._loaders(images, n_workers)
 
     def warm_up(self) -> None:
@@ -116,9 +123,9 @@ class Reference:
         """Features of all rows by a pass of their own, then KMeans."""
         started = time.perf_counter()
         self.target.eval()
-        features = torch.zeros(len(self.labels), self.config.projection_dim)
+        features = torch.zeros(len(self.labels), self.config.projection_dim, device=self.device)
         for views, numbers in self.memory_loader:
-            features.index_add_(0, numbers, self.target(views[0]))
+            features.index_add_(0, numbers.to(self.device), self.target(views[0].to(self.device)))
         features /= features.norm(dim=1, keepdim=True)
         between = time.perf_counter()
         self.labels = kmeans(features, self.n_clusters)
@@ -138,6 +145,7 @@ class Reference:
             "batch_size": self.settings.optim.global_batch,
             "num_workers": n_workers,
             "persistent_workers": n_workers > 0,
+            "pin_memory": self.device.type == "cuda",
         }
         train, clean = transforms.Compose([*random, *last]), transforms.Compose(last)
         return (
@@ -146,7 +154,8 @@ class Reference:
         )
 
     def _step(self, batch: Row) -> None:
-        (first, second), labels = batch.views, self.labels[batch.number]
+        first, second = (view.to(self.device, non_blocking=True) for view in batch.views)
+        labels = self.labels[batch.number]
         parts = [self._one_way(first, second, labels), self._one_way(second, first, labels)]
         loss = sum(parts) / 2
         self.optimizer.zero_grad()

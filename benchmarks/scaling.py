@@ -20,8 +20,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-from benchmarks.speed_measure import ROOT, Steps, facts, noise, ratio, settings_of, shown, spread, table, verdict, write
+from benchmarks.speed_measure import (
+    SMALL_NET,
+    Steps,
+    facts,
+    noise,
+    parser,
+    prepare,
+    ratio,
+    settings_of,
+    shown,
+    spread,
+    synchronize,
+    table,
+    verdict,
+    write,
+)  # fmt: skip
 from training.build import start
 from utils import distributed, process_group
 
@@ -36,6 +50,7 @@ def main(arguments: list[str]) -> int:
     """Measure, print, write; or be one rank of it."""
     options = parse(arguments)
     if options.one_rank:
+        prepare()
         start(settings_of(options.config, options.words, distributed.launched_world()).run)
         speeds_here = measured(options.config, options.words, options.steps)
         if distributed.is_main():
@@ -62,17 +77,13 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    config = ROOT / "config" / "cifar10_small_propos.yml"
-    parser.add_argument("--config", type=Path, default=config, metavar="FILE", help="default: ProPos, small net")
+    made = parser(__doc__, repeats=5)
+    made.add_argument("--config", type=Path, default=SMALL_NET, metavar="FILE", help="default: ProPos, small net")
     layouts = ["1x1", ALONE, TWO, "4x1"]
-    parser.add_argument("--layouts", nargs="+", default=layouts, metavar="WxT", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of a launch (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="launches of each (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
-    parser.add_argument("--one-rank", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs="*", metavar="key=value", help="for the config")
-    return parser.parse_intermixed_args(arguments)
+    made.add_argument("--layouts", nargs="+", default=layouts, metavar="WxT", help="default: %(default)s")
+    made.add_argument("--steps", type=int, default=20, metavar="N", help="of a launch (default: %(default)s)")
+    made.add_argument("--one-rank", action="store_true", help=argparse.SUPPRESS)
+    return made.parse_intermixed_args(arguments)
 
 
 def launched(layout: str, command: list[str]) -> dict[str, float]:
@@ -109,6 +120,7 @@ def measured(config: Path, words: list[str], n_steps: int) -> dict[str, float]:
         for _ in range(n_steps):
             started = time.perf_counter()
             steps()
+            synchronize()
             seconds.append(time.perf_counter() - started)
         speeds[kind] = rows / spread(seconds)["median"]
     return speeds

@@ -1,5 +1,9 @@
-"""What the speed benchmarks share: runs on images in memory, contenders in turn, spreads, what is written."""
+"""What the speed benchmarks share: options, runs on images in memory, contenders in turn, spreads, what is written.
 
+On the first CUDA device where there is one, else on the CPU.
+"""
+
+import argparse
 import json
 import statistics
 import sys
@@ -15,17 +19,38 @@ from benchmarks.clustering_measure import machine, now
 from data.batch import Batch
 from data.sources.base import Source
 from models.state import ClusterState
-from training.build import Run, build_run
+from training.build import Run, build_run, compile_networks
 from training.settings import Settings, load_settings
 from training.step import train_step
 from utils import distributed
 from utils.clock import Clock
 from utils.config import compose
 from utils.doctor import environment
+from utils.process import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU = torch.device("cpu")
+SMALL_NET = ROOT / "config" / "cifar10_small_propos.yml"
+DEVICE = distributed.pick_device()
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # mean and deviation of a channel
+
+
+def parser(about: str | None, *, repeats: int, threads: int | None = None) -> argparse.ArgumentParser:
+    """The options that all have. threads: the default of `--threads`, where there is such an option."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--repeats", type=int, default=repeats, metavar="N", help="turns of each (default: %(default)s)")
+    if threads is not None:
+        made.add_argument("--threads", type=int, default=threads, metavar="N", help="of torch (default: %(default)s)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
+    made.add_argument("words", nargs="*", metavar="key=value", help="for the config")
+    return made
+
+
+def prepare(threads: int | None = None) -> None:
+    """Memory, threads and random numbers as they are to be, for all contenders."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 class InMemory(Source):
@@ -73,11 +98,12 @@ class Steps:
 
     def __init__(self, settings: Settings, source: Source) -> None:
         """Clusters, for a method that has some, are random. Collective."""
-        self.run: Run = build_run(settings, CPU, source=source)
+        self.run: Run = build_run(settings, DEVICE, source=source)
         generator = torch.Generator().manual_seed(0)
-        labels = torch.randint(self.run.method.n_clusters, (source.n_rows,), generator=generator)
+        labels = torch.randint(self.run.method.n_clusters, (source.n_rows,), generator=generator).to(DEVICE)
         self.state = None if self.run.method.first_e_step_epoch is None else ClusterState(labels=labels)
         self.start = self.clock = last_epoch(self.run.clock)
+        compile_networks(self.run)
         self.parallel = distributed.parallel(self.run.method)
         self.batches = self.run.feed.rest_of_epoch(self.clock, self.state)
         self.run.method.train()
@@ -121,8 +147,8 @@ class Times(NamedTuple):
 
     @property
     def fair(self) -> list[float]:
-        """Of one thread the CPU's, which other processes hardly touch; of several the wall's."""
-        return self.cpu if torch.get_num_threads() == 1 else self.wall
+        """Of one thread the CPU's, which other processes hardly touch; of several, and of a GPU, the wall's."""
+        return self.cpu if torch.get_num_threads() == 1 and DEVICE.type == "cpu" else self.wall
 
 
 def in_turn(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Times]:
@@ -132,10 +158,25 @@ def in_turn(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
         for name, work in contenders.items():
             wall, cpu = time.perf_counter(), time.process_time()
             work()
+            synchronize()
             if turn >= 0:
                 times[name].wall.append(time.perf_counter() - wall)
                 times[name].cpu.append(time.process_time() - cpu)
     return times
+
+
+def synchronize() -> None:
+    """Wait for the device."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize(DEVICE)
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Floating-point operations a second of one large product: what this device reaches, the best of five."""
+    size = 8192 if DEVICE.type == "cuda" else 2048
+    left, right = torch.randn(2, size, size, device=DEVICE).to(dtype)
+    times = in_turn({"product": lambda: left @ right}, 5)["product"]
+    return 2 * size**3 / min(times.fair)
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -8,7 +8,9 @@ backward, target passes, heads, losses, optimiser, moving average. The bare pass
 torch's own BatchNorm, on views that are there already: as many forward and backward, and forward without gradient; same
 precision, channels_last, no heads, no optimiser. Both make their passes over both views at once or one by one as the
 config has it. BatchNorm groups are 1 unless a word says otherwise. In turn; CPU time of one thread, wall-clock time of
-several; ratios are of the same round.
+several and of a GPU; ratios are of the same round. MFU: share of what one large product of the same precision reaches
+on this device. Where lightly is installed, a step of BYOL from its building blocks stands beside ours, on views that
+are there already.
 """
 
 import argparse
@@ -23,7 +25,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed_measure import ROOT, Steps, facts, in_turn, noise, ratio, settings_of, shown, spread, table, write
+from benchmarks.lightly_step import LightlyBYOL, has_lightly
+from benchmarks.speed_measure import (
+    DEVICE,
+    ROOT,
+    Steps,
+    facts,
+    in_turn,
+    noise,
+    parser,
+    prepare,
+    product_rate,
+    ratio,
+    settings_of,
+    shown,
+    spread,
+    table,
+    write,
+)  # fmt: skip
 from models.parts.ema import make_target
 from models.parts.encoders import build_encoder
 from training.optim import build_optimizer
@@ -31,11 +50,13 @@ from training.settings import Settings
 from training.step import autocast
 
 METHODS = ("byol", "propos")
+LIGHTLY = "byol of lightly's blocks"
 CONFIGS = {"small": "cifar10_small", "resnet18": "cifar10_r18"}  # encoder: how its configs begin
-BATCH = {"small": 128, "resnet18": 64}
-STEPS = {"small": 8, "resnet18": 1}  # in a turn
+BATCH = {"small": 128, "resnet18": 64} if DEVICE.type == "cpu" else {"small": 512, "resnet18": 512}
+STEPS = {"small": 8, "resnet18": 1} if DEVICE.type == "cpu" else {"small": 40, "resnet18": 20}  # in a turn
 BARE = {"small": 1.12, "resnet18": 1.10}  # at most so many times the bare passes
 PLAIN = {"small": 2.4, "resnet18": 1.9}  # at least so many times as fast as in float32 NCHW
+PRODUCTS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SHAPE = (3, 32, 32)
 N_ROWS = 2048
 
@@ -43,14 +64,15 @@ N_ROWS = 2048
 def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
+    prepare(options.threads)
     report: dict[str, Any] = {**facts(), "threads": options.threads, "rows": [], "ratios": []}
+    report["products"] = {name: product_rate(dtype) for name, dtype in PRODUCTS.items()}  # flop a second
     for encoder in options.encoders:
         rows, ratios = measure(encoder, options)
         report["rows"] += rows
         report["ratios"] += ratios
-    head = ["encoder", "what", "rows", "ms a step", "images/s", "GFLOP/s"]
-    print(table([head, *map(line, report["rows"])]) + "\n")
+    head = ["encoder", "what", "rows", "ms a step", "images/s", "GFLOP/s", "MFU"]
+    print(table([head, *(line(row, report["products"]) for row in report["rows"])]) + "\n")
     print(table([["encoder", "what", "median (quartiles)", "aim", ""], *map(ratio_line, report["ratios"])]))
     write(report, options.json)
     return 0
@@ -58,15 +80,11 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="default: all")
-    parser.add_argument("--batch", type=int, metavar="N", help="rows of a step (default: small 128, resnet18 64)")
-    parser.add_argument("--steps", type=int, metavar="N", help="in a turn (default: small 8, resnet18 1)")
-    parser.add_argument("--repeats", type=int, default=7, metavar="N", help="turns of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="for the config of every step")
-    return parser.parse_intermixed_args(arguments)
+    made = parser(__doc__, repeats=7, threads=1)
+    made.add_argument("--encoders", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="default: all")
+    made.add_argument("--batch", type=int, metavar="N", help="rows of a step (default: small 128, resnet18 64)")
+    made.add_argument("--steps", type=int, metavar="N", help="in a turn (default: small 8, resnet18 1)")
+    return made.parse_intermixed_args(arguments)
 
 
 def measure(encoder: str, options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -83,6 +101,9 @@ def measure(encoder: str, options: argparse.Namespace) -> tuple[list[dict[str, A
         contenders[f"bare passes, {precision}"] = Bare(settings("byol", precision), batch)
         for method in METHODS:
             contenders[f"{method}, {precision}"] = Steps(settings(method, precision), source)
+        if has_lightly():
+            net, width = build_encoder(settings("byol", precision).encoder, SHAPE)
+            contenders[f"{LIGHTLY}, {precision}"] = LightlyBYOL(net, width, settings("byol", precision), batch, SHAPE)
     for method in METHODS:
         contenders[f"{method}, fp32 NCHW"] = in_nchw(Steps(settings(method, "fp32"), source))
     times = in_turn({name: partial(work, n_steps) for name, work in contenders.items()}, options.repeats)
@@ -90,6 +111,7 @@ def measure(encoder: str, options: argparse.Namespace) -> tuple[list[dict[str, A
         {
             "encoder": encoder,
             "what": name,
+            "precision": "bf16" if "bf16" in name else "fp32",
             "batch": batch,
             "seconds": [seconds / n_steps for seconds in times[name].fair],
             "wall_seconds": [seconds / n_steps for seconds in times[name].wall],
@@ -97,18 +119,31 @@ def measure(encoder: str, options: argparse.Namespace) -> tuple[list[dict[str, A
         }
         for name, work in contenders.items()
     ]
-    ratios = []
+    return rows, ratios_of({name: each.fair for name, each in times.items()}, encoder)
+
+
+def ratios_of(seconds: dict[str, list[float]], encoder: str) -> list[dict[str, Any]]:
+    """What has an aim, or tells of one."""
+    on_cpu = DEVICE.type == "cpu"
+    found = []
+
+    def add(what: str, above: str, below: str, at_most: float | None = None, at_least: float | None = None) -> None:
+        values, aim, met = ratio(seconds[above], seconds[below]), None, None
+        if at_most is not None:
+            aim, met = f"<= {at_most}", values["median"] <= at_most
+        elif at_least is not None:
+            aim, met = f">= {at_least}", values["median"] >= at_least
+        found.append({"encoder": encoder, "what": what, **values, "aim": aim, "met": met})
+
     for method in METHODS:
-        step, plain = times[f"{method}, bf16"].fair, times[f"{method}, fp32 NCHW"].fair
-        for precision, aim in (("bf16", BARE[encoder]), ("fp32", None)):
-            values = ratio(times[f"{method}, {precision}"].fair, times[f"bare passes, {precision}"].fair)
-            what = f"{method}, {precision}: step / bare passes"
-            met = None if aim is None else values["median"] <= aim
-            ratios.append({"encoder": encoder, "what": what, **values, "aim": aim and f"<= {aim}", "met": met})
-        values, aim = ratio(plain, step), PLAIN[encoder]
-        what, met = f"{method}: step in fp32 NCHW / in bf16 channels_last", values["median"] >= aim
-        ratios.append({"encoder": encoder, "what": what, **values, "aim": f">= {aim}", "met": met})
-    return rows, ratios
+        step, plain = f"{method}, bf16", f"{method}, fp32 NCHW"
+        add(f"{step}: step / bare passes", step, "bare passes, bf16", at_most=BARE[encoder])
+        add(f"{method}, fp32: step / bare passes", f"{method}, fp32", "bare passes, fp32")
+        aim = PLAIN[encoder] if on_cpu else None
+        add(f"{method}: step in fp32 NCHW / in bf16 channels_last", plain, step, at_least=aim)
+    if has_lightly():
+        add("byol, bf16: lightly's blocks / ours", f"{LIGHTLY}, bf16", "byol, bf16")
+    return found
 
 
 class Bare:
@@ -116,10 +151,10 @@ class Bare:
 
     def __init__(self, settings: Settings, batch: int) -> None:
         net = build_encoder(settings.encoder, SHAPE)[0]
-        self.online = net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.online = net.to(DEVICE, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.target, self.precision = make_target(self.online), settings.optim.precision
         n_passes = 1 if settings.method.views_in_one_forward else 2
-        views = torch.randn(2 * batch, *SHAPE).contiguous(memory_format=torch.channels_last)
+        views = torch.randn(2 * batch, *SHAPE, device=DEVICE).contiguous(memory_format=torch.channels_last)
         self.views = views.chunk(n_passes)
 
     def __call__(self, n_steps: int) -> None:
@@ -127,7 +162,7 @@ class Bare:
         for _ in range(n_steps):
             for parameter in self.online.parameters():
                 parameter.grad = None
-            with autocast(self.precision, self.views[0].device):
+            with autocast(self.precision, DEVICE):
                 features = [self.online(view) for view in self.views]
                 with torch.no_grad():
                     for view in self.views:
@@ -152,13 +187,14 @@ def flop(work: Callable[[int], None]) -> int:
     return counter.get_total_flops()
 
 
-def line(row: dict[str, Any]) -> list[str]:
+def line(row: dict[str, Any], products: dict[str, float]) -> list[str]:
     """A row of the first table."""
     seconds = spread(row["seconds"])
     milliseconds = {name: 1000 * value for name, value in seconds.items()}
     speed = f"{row['batch'] / seconds['median']:,.0f}"
-    rate = f"{row['flop'] / seconds['median'] / 1e9:,.0f}"
-    return [row["encoder"], row["what"], str(row["batch"]), shown(milliseconds, ".4g"), speed, rate]
+    rate = row["flop"] / seconds["median"]
+    reached = [f"{rate / 1e9:,.0f}", f"{100 * rate / products[row['precision']]:.0f} %"]
+    return [row["encoder"], row["what"], str(row["batch"]), shown(milliseconds, ".4g"), speed, *reached]
 
 
 def ratio_line(row: dict[str, Any]) -> list[str]:

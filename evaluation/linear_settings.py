@@ -169,8 +169,9 @@ def _check(settings: LinearSettings, world: int) -> None:
         raise UserError("optim.accumulation", "a linear evaluation has none", "leave it out")
     if method.mode == "online" and optim.global_batch % world:
         raise UserError("optim.global_batch", f"{optim.global_batch} is not divisible by {world} ranks")
-    if settings.views.n_views != 1 or settings.views.local is not None:
-        raise UserError("views.n_views", "a linear evaluation sees one view of an image", "set it to 1, without local")
+    if settings.views.n_views != 1 or settings.views.local is not None or settings.views.early is not None:
+        problem, remedy = "a linear evaluation sees one view of an image", "set it to 1, without local and early"
+        raise UserError("views.n_views", problem, remedy)
 
 
 def reference() -> str:

@@ -164,6 +164,13 @@ def _early_views(settings: Settings, views: Views, source: Source, method: Metho
     return early.epochs, smaller
 
 
+def compile_networks(run: Run) -> None:
+    """Have torch.compile translate the networks when they are first called, where `optim.compile` asks for it."""
+    if run.settings.optim.compile:
+        for network in run.method.children():
+            network.compile()
+
+
 def restore_run(run: Run, directory: RunDirectory, *, goes_on: bool = True) -> None:
     """Bring `run` to where its newest good checkpoint stands. Raises UserError when there is none that fits.
 

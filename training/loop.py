@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch.profiler import profile
 
 from models.state import ClusterState
-from training.build import Run
+from training.build import Run, compile_networks
 from training.embed import embed_shard
 from training.interrupts import Interrupts, Preempted
 from training.log import Log
@@ -53,6 +53,7 @@ def _epochs(
     run: Run, narrator: Narrator, saver: Saver, interrupts: Interrupts, profiler: profile | None
 ) -> Iterator[Epoch]:
     method, keep_every = run.method, run.settings.run.keep_every_epochs
+    compile_networks(run)
     parallel = distributed.parallel(method)
 
     def pause() -> None:

@@ -50,6 +50,9 @@ class OptimConfig(Section):
     precision: Literal["fp64", "fp32", "bf16", "fp16"] = Field(
         "fp32", description="fp64: for proofs on the CPU; bf16: autocast; fp16: autocast with a scaled loss"
     )
+    compile: bool = Field(
+        False, description="torch.compile of the networks, for a GPU; on a CPU it takes a minute and gains nothing"
+    )
     nonfinite: Literal["stop", "skip"] = Field(
         "stop", description="a loss or gradient that is no number: end the run, or leave the step out"
     )
