@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from models import METHODS
 from models.parts.encoders import build_encoder
@@ -96,6 +97,8 @@ def test_losses_of_five_steps_in_bf16_lie_close_to_those_in_fp32() -> None:
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_losses_of_five_compiled_steps_lie_close_to_those_that_are_not() -> None:
-    exact, compiled = (losses_of(tiny_run("simclr", optim__compile=choice), 5) for choice in (False, True))
-    assert compiled != exact
+    exact = losses_of(tiny_run("simclr"), 5)
+    before = counters["stats"]["unique_graphs"]
+    compiled = losses_of(tiny_run("simclr", optim__compile=True), 5)
+    assert counters["stats"]["unique_graphs"] > before
     torch.testing.assert_close(compiled, exact, rtol=1e-5, atol=0)
