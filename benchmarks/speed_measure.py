@@ -34,10 +34,13 @@ DEVICE = distributed.pick_device()
 CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # mean and deviation of a channel
 
 
-def parser(about: str | None, *, repeats: int, threads: int | None = None) -> argparse.ArgumentParser:
-    """The options that all have. threads: the default of `--threads`, where there is such an option."""
+def parser(about: str | None, *, repeats: int | None = None, threads: int | None = None) -> argparse.ArgumentParser:
+    """The options that all have. repeats, threads: their defaults, where there are such options."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--repeats", type=int, default=repeats, metavar="N", help="turns of each (default: %(default)s)")
+    if repeats is not None:
+        made.add_argument(
+            "--repeats", type=int, default=repeats, metavar="N", help="turns of each (default: %(default)s)"
+        )
     if threads is not None:
         made.add_argument("--threads", type=int, default=threads, metavar="N", help="of torch (default: %(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")

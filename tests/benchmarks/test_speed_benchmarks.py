@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import epoch, memory, scaling, step
+from benchmarks import epoch, memory, scaling, step, warm_start
 from benchmarks.reference_design import kmeans
 from tests.ranks import run_ranks
 
@@ -111,3 +111,14 @@ def test_memory_is_measured_beside_what_the_dry_run_tells(
     [row] = written(tmp_path / "memory.json")["rows"]
     assert row["libraries"] > 0 and row["step"] > 0 and row["e_step"] > 0
     assert row["told"]["images, all of them"] == 64 * 3 * 8 * 8
+
+
+def test_warm_starts_are_compared_on_the_features_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--json", f"{tmp_path}/warm.json", "encoder.name=tiny", "data.split=test", "method.hidden_dim=11"]
+    words += ["method.warmup_epochs=1", "optim.epochs=3", "estep.n_init=2"]
+    assert warm_start.main(words) == 0
+    rows = written(tmp_path / "warm.json")["rows"]
+    assert {name: len(found) for name, found in rows.items()} == dict.fromkeys(rows, 2)  # the first has none before
+    for (best, _), (alone, seconds) in zip(rows[warm_start.BEST], rows[warm_start.ALONE], strict=True):
+        assert 0 < best <= 1.01 * alone < 2 * best and seconds > 0
+    assert "| warm and fresh | 2 |" in capsys.readouterr().out
