@@ -1,4 +1,4 @@
-"""A plugin that gives ProPos' prototypes the labels that the authors' code gave them on four GPUs: what does it cost?
+"""A plugin: ProPos with the labels that the prototypes had in the authors' code on four GPUs. What does it cost?
 
     python main.py config/digits_propos.yml run.plugins=[benchmarks/scrambled_labels.py]
 
