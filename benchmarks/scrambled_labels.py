@@ -3,9 +3,9 @@
     python main.py config/digits_propos.yml run.plugins=[benchmarks/scrambled_labels.py]
 
 There the two views of all ranks are gathered as (rank 0 view 1, rank 0 view 2, rank 1 view 1, ...) and cut into halves,
-each of which is given the labels in the order of the ranks: of eight blocks of rows two get their own labels, the
-others those of other images (github.com/Hzzone/ProPos, models/propos/byol_wrapper.py, line 237). To be run in one process,
-whose batch stands for that of four ranks.
+each of which is given the labels in the order of the ranks: of eight blocks of rows two get their own labels, the rest
+those of other images (github.com/Hzzone/ProPos, models/propos/byol_wrapper.py, line 237). To be run in one process: its
+batch stands for that of four ranks.
 """
 
 from typing import Any
