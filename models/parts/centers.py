@@ -32,7 +32,9 @@ class EStepConfig(Section):
     n_init: int = Field(3, ge=1, description="restarts of an E-step, in all (not per rank)")
     final_n_init: int = Field(10, ge=1, description="restarts of the last E-step, which is scored and saved")
     warm_start: bool = Field(
-        False, description="kmeans: one of the restarts goes on from the centers of the E-step before"
+        False,
+        description="kmeans: one of the restarts goes on from the centers of the E-step before; "
+        "without any, as at first, there are final_n_init restarts",
     )
     max_iter: int = Field(300, ge=1, description="passes of KMeans or EM")
     tol: float = Field(1e-4, ge=0, description="scikit-learn's tolerance")
@@ -78,10 +80,15 @@ def kmeans_states(
     features = F.normalize(shard.features, dim=1)  # (n, D)
     metric = "cosine" if config.metric == "spherical" else "euclidean"
     candidates: list[list[KMeans]] = []
-    if config.warm_start and (starts := _centers_of(before, [(k, features.shape[1]) for k in n_clusters])):
+    n_fresh = n_init
+    if config.warm_start:
         one = {"metric": metric, **_options(shard, config, 1)}
-        candidates.append([KMeans(len(centers), init=centers, **one).fit(features) for centers in starts])
-    if n_fresh := n_init - len(candidates):
+        starts = _centers_of(before, [(k, features.shape[1]) for k in n_clusters])
+        candidates += (
+            [[KMeans(len(centers), init=centers, **one).fit(features) for centers in starts]] if starts else []
+        )
+        n_fresh = n_init - 1 if starts else max(n_init, config.final_n_init)
+    if n_fresh:
         candidates.append(kmeans_many(features, n_clusters, metric=metric, **_options(shard, config, n_fresh)))
     return [
         ClusterState(
