@@ -154,12 +154,11 @@ def build_method(
 
 def _early_views(settings: Settings, views: Views, source: Source, method: Method) -> tuple[int, Views] | None:
     """The epochs of `views.early` and their views, which the encoder is shown to take."""
-    config, early = settings.views, settings.views.early
-    if early is None:
+    early = settings.views.early
+    if early is None or method.input == "features":
         return None
-    smaller = Views(
-        config.model_copy(update={"size": early.size}), source.image_shape, source.mean, source.std, views.dtype
-    )
+    config = settings.views.model_copy(update={"size": early.size})
+    smaller = Views(config, source.image_shape, source.mean, source.std, views.dtype)
     check_takes(method.final_encoder, settings.encoder.name, smaller.output_shape, "views.early.size")
     return early.epochs, smaller
 

@@ -80,16 +80,14 @@ def kmeans_states(
     features = F.normalize(shard.features, dim=1)  # (n, D)
     metric = "cosine" if config.metric == "spherical" else "euclidean"
     candidates: list[list[KMeans]] = []
-    n_fresh = n_init
     if config.warm_start:
         one = {"metric": metric, **_options(shard, config, 1)}
         starts = _centers_of(before, [(k, features.shape[1]) for k in n_clusters])
-        candidates += (
-            [[KMeans(len(centers), init=centers, **one).fit(features) for centers in starts]] if starts else []
-        )
-        n_fresh = n_init - 1 if starts else max(n_init, config.final_n_init)
-    if n_fresh:
-        candidates.append(kmeans_many(features, n_clusters, metric=metric, **_options(shard, config, n_fresh)))
+        if starts:
+            candidates.append([KMeans(len(centers), init=centers, **one).fit(features) for centers in starts])
+        n_init = n_init - 1 if starts else max(n_init, config.final_n_init)
+    if n_init:
+        candidates.append(kmeans_many(features, n_clusters, metric=metric, **_options(shard, config, n_init)))
     return [
         ClusterState(
             labels=distributed.gather_rows(kmeans.labels_),
