@@ -17,6 +17,7 @@ at once, same precision and layout.
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,8 @@ def e_step(trained: Run, source: Source, repeats: int) -> dict[str, Any]:
     """Seconds of E-steps over the rows of `source` and of bare passes, in turn; the ratio of both."""
     run = build_run(trained.settings, DEVICE, source=source)
     run.method.load_state_dict(trained.method.state_dict())
-    run.clock = last_epoch(run.clock)
+    first = run.method.first_e_step_epoch or 0
+    run.clock = replace(run.clock, step=first * run.clock.steps_per_epoch)  # where the learning rate is high
     parts: list[Seconds] = []
 
     def whole() -> None:
