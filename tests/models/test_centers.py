@@ -49,10 +49,13 @@ def test_without_centers_of_its_shape_it_starts_as_often_as_at_the_end(centers: 
 
 
 def test_each_level_goes_on_from_its_own() -> None:
-    shard = shard_of(blobs(0.5))
-    scored, fine = kmeans_states(shard, WARM, [K, 12], 2)
-    again, finer = kmeans_states(shard, WARM, [K, 12], 1, ClusterState(centers=scored.centers, levels=(fine,)))
-    assert torch.equal(again.labels, scored.labels) and torch.equal(finer.labels, fine.labels)  # type: ignore[arg-type]
+    shard, order = shard_of(blobs(0.5)), torch.arange(12).flip(0)
+    scored, fine = kmeans_states(shard, EStepConfig(), [K, 12], 2)
+    assert fine.labels is not None and fine.centers is not None
+    before = ClusterState(centers=scored.centers, levels=(ClusterState(centers=fine.centers[order]),))
+    again, finer = kmeans_states(shard, WARM, [K, 12], 1, before)
+    assert torch.equal(again.labels, scored.labels)  # type: ignore[arg-type]
+    assert torch.equal(finer.labels, order[fine.labels])  # type: ignore[arg-type]
 
 
 def warm_of_rank(rank: int, world: int) -> tuple[Tensor, Tensor]:
