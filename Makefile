@@ -22,7 +22,7 @@ format: .venv/.installed
 bench: .venv/.installed
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/step.py --repeats 4 --json build/bench/step.json
 	.venv/bin/python benchmarks/epoch.py --repeats 2 --json build/bench/epoch.json
-	.venv/bin/python benchmarks/scaling.py --repeats 3 --steps 10 --json build/bench/scaling.json
+	.venv/bin/python benchmarks/scaling.py --repeats 2 --steps 10 --json build/bench/scaling.json
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/memory.py --json build/bench/memory.json
 
 docs: .venv/.installed
