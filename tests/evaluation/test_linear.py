@@ -191,6 +191,7 @@ def test_tokens_of_a_vit_lie_side_by_side() -> None:
         (["method.labels=2"], "method.labels: 2 is not above 0, at most 1"),
         (["encoder.name=small"], "encoder.name: .* is a run with another, tiny"),
         (["views.n_views=2"], "views.n_views: a linear evaluation sees one view"),
+        (["views.early={epochs: 1, size: 6}"], "views.n_views: a linear evaluation sees one view"),
         (["optim.accumulation=2"], "optim.accumulation: a linear evaluation has none"),
         (["method.finetune=true"], "finetune needs mode: online"),
         (["method.tokens=[last1]"], "method.tokens: .* has no class tokens"),
